@@ -82,9 +82,8 @@ def tree_of(
 
     Every child is counted for itself and escalates alone, so a crash loop in one does not affect the others. No death
     ends another child: a child waits for its dependencies. The guardian has a branch of its own, and nothing
-    waits for it: the order manager starts without it, protects positions, and enters nothing until it runs. Models are
-    one_for_one, too: each process has its engine, also the one that embeds, and the job that calls it keeps nothing of
-    it. Under rest_for_one the death of the first model would end the replicas that answer in its place.
+    waits for it: the order manager starts without it, protects positions, and enters nothing until it runs. The process
+    of a model has its own engine, also the one that embeds, and the job that calls it keeps nothing of it.
     Errors: ConfigError.
     """
     timing = settings.supervision

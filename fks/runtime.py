@@ -22,6 +22,7 @@ from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, load_secrets, secret_values
 from fks.config.settings import LogSettings, Settings, Supervision
+from fks.config.unread import without_removed
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.model.ports import Lease, Log, Meter
@@ -232,12 +233,15 @@ class IsolatedComponent:
 
     @staticmethod
     def open(name: str, paths: Paths, settings: str) -> IsolatedComponent:
-        """Return the context of component `name` with the settings of `isolated_settings`."""
+        """Return the context of component `name` with the settings of `isolated_settings`.
+
+        An earlier version may have made them: its supervisor restarts the component during an upgrade.
+        """
         given = orjson.loads(settings)
         kept = Settings(
             home=paths.home,
-            supervision=Supervision.model_validate(given["supervision"]),
-            log=LogSettings.model_validate(given["log"]),
+            supervision=Supervision.model_validate(without_removed("supervision", given["supervision"])),
+            log=LogSettings.model_validate(without_removed("log", given["log"])),
         )
         return IsolatedComponent(name, kept, paths, RealClock(), open_log(name, paths, kept.log))
 

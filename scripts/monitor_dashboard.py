@@ -22,7 +22,7 @@ def main() -> int:
     status = subprocess.run([fks, "status"], capture_output=True, text=True).stdout
     found = re.search(r"monitor page: +(\S+)", status)
     if found is None:
-        print("not running: make up")
+        print("the pages are off: web.enabled is false" if "gateway: " in status else "not running: make up")
         return NOT_RUNNING
     print(found[1])
     if has_screen():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fks.cli.base import Text
     from fks.config.paths import Paths
+    from fks.config.settings import Settings
 
 TIMEOUT_S = 15.0
 
@@ -251,6 +252,11 @@ def base_url_of(paths: Paths) -> str:
     from fks.config.endpoints import load_node
 
     return load_node(paths).gateway_url
+
+
+def monitor_page(base: str, settings: Settings) -> str:
+    """Return the address of the monitor page; "" while the pages are off."""
+    return f"{base}/app/monitor" if settings.web.enabled else ""
 
 
 def local_token(paths: Paths) -> str:

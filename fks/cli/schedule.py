@@ -10,6 +10,7 @@ import click
 from fks.cli.base import options, table
 from fks.cli.client import GatewaySession, gateway_result, path_of
 from fks.cli.shown import at, time_of
+from fks.model.schedules import SCHEDULE_ACTIONS
 
 
 @click.group()
@@ -68,20 +69,15 @@ def _shown(found: dict[str, Any], **_: Any) -> str:
     return f"{found['name']}: {found['action']}, {_rhythm_of(found)}, {due}"
 
 
-@schedule.command()
+_ACTIONS = "\n".join(f"  {action} {params}".rstrip() for action, params in SCHEDULE_ACTIONS.items())
+
+
+@schedule.command(help=f"Add a schedule that runs ACTION.\n\n\b\nActions, with their parameters:\n{_ACTIONS}")
 @click.argument("name")
 @click.argument("action")
 @_rhythm
 @gateway_result("fks.schedule/1", _shown)
 def add(gateway: GatewaySession, params: str | None, **body: Any) -> Any:
-    """Add a schedule that runs ACTION.
-
-    Actions: deep-check, retention; report {"period": "daily"}; backup {"keep": 7}; sync {"symbol": "BTCUSDT"};
-    drift-check {"instance": ID}; rebalance {"portfolio": NAME, "calendar": "XNYS"};
-    allocate {"portfolio": NAME, "method": "risk_parity", "apply": true};
-    backtest {the spec of POST /backtests, of one strategy}; optimize {the spec of POST /optimizations};
-    forecast {the spec of POST /forecasts}.
-    """
     return gateway.post("/schedules", {**body, "params": _object(params)})
 
 

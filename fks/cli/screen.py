@@ -98,6 +98,7 @@ def first_screen(
     """Return the lines of a started system: its addresses, and missing settings, with real money in red."""
     from fks.cli.alerts import blocked_channels
     from fks.cli.checkup import no_channel, safeguards
+    from fks.cli.client import monitor_page
     from fks.model.health import HEALTHY
 
     count, blocked = blocked_channels(paths)
@@ -114,7 +115,7 @@ def first_screen(
         ("gateway", base, hint),
         ("pages", f"{base}/app/" if settings.web.enabled else "", "log in as a user: fks users add me --scope trade"),
         ("API docs", f"{base}/docs", ""),
-        ("monitor", f"{base}/monitor/", "the tree, feeds, orders, live"),
+        ("monitor", monitor_page(base, settings), "the tree and what happened, live"),
         ("Ray dashboard", node.dashboard_url, f"its token is in {home}/ray.token"),
         ("exchange", str(node.sim["rest"]) if node.sim else "", market),
         ("logs", f"{home}/logs", "fks logs -f"),

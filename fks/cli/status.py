@@ -184,7 +184,8 @@ def _lines(document: dict[str, Any], paths: Paths, is_wide: bool) -> list[str]:
     if document.get("sim"):
         lines.append(f"exchange: local, {document['sim'].get('rest')}")
     if base := _gateway_url(paths):
-        lines.append(f"gateway: {base}, monitor page: {base}/monitor/")
+        page = _monitor_page(paths, base)
+        lines.append(f"gateway: {base}" + (f", monitor page: {page}" if page else ""))
     return lines
 
 
@@ -316,6 +317,17 @@ def _gateway_url(paths: Paths) -> str:
     try:
         return base_url_of(paths)
     except FksError:
+        return ""
+
+
+def _monitor_page(paths: Paths, base: str) -> str:
+    from fks.cli.client import monitor_page
+    from fks.config.load import load_settings
+    from fks.model.errors import FksError
+
+    try:
+        return monitor_page(base, load_settings(paths.home))
+    except FksError:  # a file that was broken after the start: what runs is shown all the same
         return ""
 
 

@@ -346,7 +346,9 @@ def _ready_line(paths: Paths, took_s: float) -> None:
 
 
 def _whereabouts(paths: Paths) -> dict[str, object]:
+    from fks.cli.client import monitor_page
     from fks.config.endpoints import load_node
+    from fks.config.load import load_settings
 
     node = load_node(paths)
     base = node.gateway_url
@@ -355,7 +357,7 @@ def _whereabouts(paths: Paths) -> dict[str, object]:
         "keeper_pid": node.pids.get("keeper"),
         "gateway": base,
         "docs": f"{base}/docs",
-        "monitor": f"{base}/monitor/",
+        "monitor": monitor_page(base, load_settings(paths.home)) or None,
         "dashboard": node.dashboard_url,
         "sim": node.sim,
         "logs": str(paths.logs),
@@ -376,9 +378,8 @@ def print_running(paths: Paths, pid: int, *, is_json: bool) -> None:
         return
     click.echo(f"already running: keeper pid {pid}, home {paths.home}")
     if "gateway" in where:
-        click.echo(
-            f"  gateway {where['gateway']}   monitor {where['monitor']}   see 'fks status', stop with 'fks down'"
-        )
+        page = f"   monitor {where['monitor']}" if where["monitor"] else ""
+        click.echo(f"  gateway {where['gateway']}{page}   see 'fks status', stop with 'fks down'")
 
 
 @click.command()

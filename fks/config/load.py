@@ -28,6 +28,7 @@ from fks.config.paths import Paths
 from fks.config.problems import ValueSource, WrongSetting, did_you_mean, joined
 from fks.config.secrets import ignored_passwords, wrong_passwords
 from fks.config.settings import Section, Settings
+from fks.config.unread import REMOVED, removed
 from fks.model.errors import ConfigError
 from fks.model.instrument import folded
 
@@ -82,6 +83,8 @@ def load(
     problems += aliases.conflicts(owners, ours)
     _take(values, sources, owners)
     _take(values, sources, ours)
+    old = [removed(key, sources.pop(key)) for key in REMOVED if key in values]
+    values = {key: value for key, value in values.items() if key not in REMOVED}
     external = {f"{server}_password" for server, url in SERVERS.items() if url in values}
     given = aliases.embedded(names)
     ignored = ignored_passwords({secret: given[secret] for secret in given.keys() - external})
@@ -93,7 +96,7 @@ def load(
     if problems:
         raise ConfigError(joined(problems))
     assert settings is not None
-    return LoadedSettings(settings, sources, tuple(files), tuple(map(str, ignored.values())))
+    return LoadedSettings(settings, sources, tuple(files), tuple(map(str, [*ignored.values(), *old])))
 
 
 def env_name(section: str, key: str) -> str:
@@ -174,7 +177,7 @@ def _our_names(
     known = {
         env_name(section, key): (section, key) for section, model in sections().items() for key in model.model_fields
     }
-    known |= SHORT_NAMES
+    known |= SHORT_NAMES | {env_name(*key): key for key in REMOVED}
     found: dict[Key, tuple[Any, ValueSource]] = {}
     for name, (value, source) in sorted(names.items()):
         if not name.startswith("FKS_") or name in NOT_SETTINGS or name in aliases.SERVICE_URLS:
@@ -290,7 +293,7 @@ def read_toml(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str],
             assert issubclass(model, Section)
             for key, value in content.items():
                 at = ValueSource(f"{file.name}:{lines.get((section, key), '?')}", f"{section}.{key}")
-                if key in model.model_fields:
+                if key in model.model_fields or (section, key) in REMOVED:
                     found[section, key] = (value, at)
                 else:
                     hint = (

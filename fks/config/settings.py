@@ -590,7 +590,6 @@ class Supervision(Section):
 
 class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level written")
-    json_lines: bool = Field(True, description="one JSON object a line in files under FKS_HOME/logs")
 
 
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,32}")

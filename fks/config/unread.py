@@ -1,21 +1,33 @@
-"""Settings that were set and have no effect here: accepted, so that a shared `.env` or fks.toml goes on loading, and
-reported."""
+"""Settings that were set and have no effect here, and removed ones: accepted, so that a shared `.env` or fks.toml
+goes on loading, and reported."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fks.config.problems import ValueSource, WrongSetting
 from fks.config.settings import Settings
 
 Key = tuple[str, str]
 
-#: settings that no part of FKS reads, and why
-UNREAD: dict[Key, str] = {
+#: settings of earlier versions, and what holds instead
+REMOVED: dict[Key, str] = {
     ("log", "json_lines"): "the files under FKS_HOME/logs are always JSON lines",
 }
 #: of an own Ray node, which there is none of when `ray.address` names a cluster
 _OWN_RAY = frozenset({"storage", "num_cpus", "object_store_mb", "gcs_port", "dashboard_port", "client_port"})
+
+
+def removed(key: Key, source: ValueSource) -> WrongSetting:
+    """Return the warning for a removed setting that a file or the environment still sets."""
+    remedy = "unset it" if source.text.startswith("env ") else "delete the line"
+    return WrongSetting(".".join(key), source, f"was removed and has no effect: {REMOVED[key]}", remedy)
+
+
+def without_removed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a section, as an earlier version wrote them, without removed settings."""
+    return {name: value for name, value in values.items() if (section, name) not in REMOVED}
 
 
 def unread(settings: Settings, sources: Mapping[Key, ValueSource]) -> list[WrongSetting]:
@@ -32,8 +44,6 @@ def warnings_of(settings: Settings, sources: Mapping[Key, ValueSource]) -> Itera
 
 def _reason(key: Key, settings: Settings) -> str:
     section, name = key
-    if found := UNREAD.get(key):
-        return found
     if section == "sim" and name != "enabled" and not settings.sim.enabled:
         return "sim.enabled is false, so no local exchange runs"
     if section == "ray" and name in _OWN_RAY and settings.ray.address is not None and settings.node.role == "single":

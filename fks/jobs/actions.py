@@ -203,8 +203,8 @@ async def _submitted(c: Component, kind: str, params: Any, id: uuid.UUID) -> str
     return f"job {id}"
 
 
-#: action -> (its parameters; None: `_parsed` reads them, its function). A run has an id of its own, by which
-#: work that it submits is submitted once, however often the run is begun
+#: action of SCHEDULE_ACTIONS -> (its parameters; None: `_parsed` reads them, its function). A run has an id of its own,
+#: by which work that it submits is submitted once, however often the run is begun
 ACTIONS: dict[str, tuple[type[BaseModel] | None, Run]] = {
     "deep-check": (NoParams, _deep_check),
     "backup": (BackupParams, _backup),

@@ -4,18 +4,17 @@ Sources: the OTP design principles on supervisors, the reference manual of `supe
 (`restart/2`, `terminate_children/2`, `add_restart/1` of supervisor.erl). Taken over as they are:
 
 - every child is permanent: it is restarted however it ended.
-- one_for_one restarts the child alone, rest_for_one those listed after it too; those are ended in reverse order of
-  start, one after another, and started in order when all have ended.
+- every supervisor is one_for_one: it restarts the child alone.
 - intensity and period per supervisor, over all its direct children; a start that fails counts as one more restart.
 - past it the supervisor ends all its children in reverse order, then its parent treats it as a child that exited.
 
-Ours, beyond OTP: starts and stops take time, and other children are looked after meanwhile. Under one_for_one children
-start together unless `after` says otherwise. A start that fails the first time is retried like any other, instead of
+Ours, beyond OTP: starts and stops take time, and other children are looked after meanwhile. Children start together
+unless `after` says otherwise. A start that fails the first time is retried like any other, instead of
 failing the whole tree. A child that did not last is restarted after a wait (`RestartBackoff`). A supervisor with
 `Containment`, and the root, does not end: each of its children is counted for itself, and one that died too often in a
 row escalates alone. It is paged, started again every `retry_s`, and stays escalated until a person restarts it. A
 restart that a person wants is not counted. The tree may change while it runs.
-Not taken over: one_for_all, transient and temporary children, `significant` children and auto_shutdown.
+Not taken over: one_for_all, rest_for_one, transient and temporary children, `significant` children and auto_shutdown.
 
 How it works: an event changes what is wanted of some nodes; `settle` then does whatever has become possible, until
 nothing has. `_stop_next` has the order of stops, `_start_next` the order of starts.
@@ -28,7 +27,7 @@ from typing import Any
 
 from fks.supervision.exits import How, ProcessExit
 from fks.supervision.policy import backoff_s, jitter_draw, note_restart
-from fks.supervision.spec import ChildSpec, Containment, RestartStrategy, SupervisorSpec, edges, predecessors
+from fks.supervision.spec import ChildSpec, Containment, SupervisorSpec, edges, predecessors
 from fks.supervision.state import (
     Adopted,
     Begin,
@@ -83,7 +82,6 @@ class _Machine:
         self._nodes = dict(state.nodes)
         self._timers = state.timers
         self._wanted, self._leaving = state.wanted, state.leaving
-        self._is_taking_over = state.is_taking_over
         self._ended_by_itself: list[tuple[str, str]] = []  # supervisors whose children have all ended, with the reason
         self._load(state.tree)
 
@@ -96,7 +94,7 @@ class _Machine:
             self._specs[child.id], self._parents[child.id] = child, parent
 
     def state(self) -> TreeState:
-        return TreeState(self._tree, self._nodes, self._timers, self._wanted, self._leaving, self._is_taking_over)
+        return TreeState(self._tree, self._nodes, self._timers, self._wanted, self._leaving)
 
     def settle(self) -> None:
         """Do what has become possible, until nothing more has."""
@@ -139,7 +137,6 @@ class _Machine:
         if self._nodes[self._tree.id].phase is not Phase.IDLE:
             return
         self._set(self._tree.id, phase=Phase.STARTING)
-        self._is_taking_over = True
         for _, child in edges(self._tree):
             self._bring_in(child)
 
@@ -192,7 +189,6 @@ class _Machine:
         self._set(id, phase=Phase.STARTING)
         if is_up:
             self._came_up(id, "adopted")
-        self._looked_for(id)
 
     def _missing(self, id: str) -> None:
         if not self._is(id, None, Phase.FINDING):
@@ -201,24 +197,6 @@ class _Machine:
             self._down(id)
         else:
             self._set(id, phase=Phase.WAITING)
-        self._looked_for(id)
-
-    def _looked_for(self, id: str) -> None:
-        """After the last worker of a group was looked for: siblings that depend on a missing one end with it."""
-        parent: SupervisorSpec | None = self._parents[id]
-        while self._is_taking_over and parent is not None and not self._is_sought(parent):
-            if parent.strategy is not RestartStrategy.ONE_FOR_ONE:
-                self._end_siblings_of_missing(parent)
-            parent = self._parents.get(parent.id)
-        self._is_taking_over = self._is_taking_over and self._is_sought(self._tree)
-
-    def _end_siblings_of_missing(self, parent: SupervisorSpec) -> None:
-        for child in parent.children:
-            if self._nodes[child.id].phase is not Phase.WAITING:
-                continue
-            for other in self._siblings(parent, child.id):
-                if self._nodes[other.id].phase in ACTIVE:
-                    self._mark_stopping(other, f"{child.id} ended while there was no supervisor", is_afresh=True)
 
     def _came_up(self, id: str, event: str) -> None:
         self._set(id, phase=Phase.UP, was_up=True, up_s=self._now_s)
@@ -388,17 +366,6 @@ class _Machine:
         if wait_s > 0:
             self._timer(id, wait_s)
         self.commands.append(Note(id, "restarted", exit.reason, exit))
-        if parent.strategy is not RestartStrategy.ONE_FOR_ONE:
-            self._set(id, was_up=False)
-        for other in self._siblings(parent, id):
-            self._mark_stopping(other, f"{id} ended", is_afresh=True)
-
-    def _siblings(self, parent: SupervisorSpec, id: str) -> tuple[Spec, ...]:
-        """Return the siblings that end when `id` does."""
-        if parent.strategy is RestartStrategy.ONE_FOR_ONE:
-            return ()
-        index = [child.id for child in parent.children].index(id)
-        return parent.children[index + 1 :]
 
     def _escalate(self, parent: SupervisorSpec, id: str, exit: ProcessExit) -> None:
         text = f"{_exceeded_text(parent)}, the last of {id}: {exit.reason}"
@@ -417,14 +384,12 @@ class _Machine:
         self.commands.append(_escalated_page(id, why, containment.retry_s))
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────
-    def _mark_stopping(self, spec: Spec, why: str, *, is_afresh: bool = False) -> None:
-        """Mark a node to end, in its turn, and to start again; `is_afresh`: nodes that wait for it wait again."""
+    def _mark_stopping(self, spec: Spec, why: str) -> None:
+        """Mark a node to end, in its turn, and to start again unless it leaves the tree."""
         node = self._nodes[spec.id]
         then = Phase.WAITING
         if spec.id in self._leaving or (node.is_marked and node.then is Phase.IDLE and not node.has_failed):
             then = Phase.IDLE
-        if is_afresh:
-            self._set(spec.id, was_up=False)
         if self._is_alive(spec):
             self._set(
                 spec.id,
@@ -434,7 +399,7 @@ class _Machine:
                 has_failed=False,
             )
         else:
-            self._set(spec.id, phase=then, timer=0 if is_afresh or then is not Phase.WAITING else node.timer)
+            self._set(spec.id, phase=then, timer=0)
 
     def _stop_supervisor(self, spec: SupervisorSpec, why: str) -> None:
         """End all its children, in reverse; none of them comes back unless it does."""
@@ -510,8 +475,6 @@ class _Machine:
         if node.phase not in ACTIVE or not self._runs(spec):
             return False
         ready = [c for c in spec.children if self._nodes[c.id].phase is Phase.WAITING and not self._nodes[c.id].timer]
-        if self._is_group_held(spec):
-            ready = []
         ready = [c for c in ready if all(map(self._has_come_up, self._order_of(spec)[c.id]))]
         for child in ready:
             self._start(child)
@@ -519,12 +482,6 @@ class _Machine:
             self._set(spec.id, phase=Phase.UP, was_up=True, up_s=self._now_s)
             return True
         return bool(ready)
-
-    def _is_group_held(self, spec: SupervisorSpec) -> bool:
-        """Return whether a group may not start yet: one of it is to end or looked for first."""
-        if spec.strategy is RestartStrategy.ONE_FOR_ONE:
-            return False
-        return self._is_sought(spec) or any(self._nodes[child.id].is_marked for child in spec.children)
 
     def _start(self, spec: Spec) -> None:
         node = self._nodes[spec.id]
@@ -558,12 +515,6 @@ class _Machine:
         if self._nodes[spec.id].phase in ALIVE:
             return True
         return isinstance(spec, SupervisorSpec) and any(map(self._is_alive, spec.children))
-
-    def _is_sought(self, spec: Spec) -> bool:
-        """Return whether it, or anything below it, is still looked for."""
-        if isinstance(spec, SupervisorSpec):
-            return any(map(self._is_sought, spec.children))
-        return self._nodes[spec.id].phase is Phase.FINDING
 
     def _runs(self, spec: SupervisorSpec) -> bool:
         """Return whether a supervisor is wanted to run, as are all above it."""

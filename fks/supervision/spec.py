@@ -1,24 +1,17 @@
 """Specs of the tree: one row per child, checked field by field when loaded, started in waves and stopped in reverse.
 
-The words are OTP's: a supervisor has a strategy and an intensity, a child a shutdown time. Every child is permanent.
+The words are OTP's: a supervisor has an intensity, a child a shutdown time. Every child is permanent, and every
+supervisor is one_for_one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from fks.config.settings import Supervision
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
-
-
-class RestartStrategy(StrEnum):
-    """The siblings that are restarted with a child that died."""
-
-    ONE_FOR_ONE = "one_for_one"  # none
-    REST_FOR_ONE = "rest_for_one"  # the siblings listed after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +77,7 @@ class ChildSpec:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorSpec:
-    """One supervisor of the tree: an ordered list of children, workers or supervisors, under one strategy.
+    """One supervisor of the tree: an ordered list of children, workers or supervisors.
 
     `limit` counts the restarts of all its children together; past it the supervisor ends all of them and its own parent
     decides. With `containment`, which the root always has, it counts each child for itself, and a child past the limit
@@ -94,7 +87,6 @@ class SupervisorSpec:
     id: str
     children: tuple[ChildSpec | SupervisorSpec, ...]
     limit: Intensity
-    strategy: RestartStrategy = RestartStrategy.ONE_FOR_ONE
     after: tuple[str, ...] = ()
     backoff: RestartBackoff = RestartBackoff()
     containment: Containment | None = None
@@ -123,11 +115,6 @@ def counted_alone(id: str, children: tuple[ChildSpec | SupervisorSpec, ...], tim
 
 def check_tree(root: SupervisorSpec) -> None:
     """Refuse a tree that cannot be run. Errors: ConfigError naming the child and the field."""
-    if root.strategy is not RestartStrategy.ONE_FOR_ONE:
-        raise ConfigError(
-            f"supervisor {root.id}: the root must be one_for_one: it gives up one branch and lets the others run on",
-            remedy="put another strategy one level down",
-        )
     ids: list[str] = [root.id]
     _check_supervisor(root, ids)
     for id in ids:
@@ -138,11 +125,6 @@ def check_tree(root: SupervisorSpec) -> None:
 def _check_supervisor(spec: SupervisorSpec, ids: list[str]) -> None:
     if spec.limit.restarts_max < 0 or spec.limit.period_s <= 0:
         raise ConfigError(f"supervisor {spec.id}: limit {spec.limit} is not a window", remedy="use e.g. 20 in 60 s")
-    if spec.containment is not None and spec.strategy is not RestartStrategy.ONE_FOR_ONE:
-        raise ConfigError(
-            f"supervisor {spec.id}: only one_for_one can contain a child: the others end its siblings with it",
-            remedy="leave out the containment, or use one_for_one",
-        )
     siblings = [child.id for child in spec.children]
     for child in spec.children:
         ids.append(child.id)
@@ -161,18 +143,12 @@ def _check_supervisor(spec: SupervisorSpec, ids: list[str]) -> None:
 def predecessors(spec: SupervisorSpec) -> dict[str, frozenset[str]]:
     """Return for each child the siblings that start before it and stop after it, however far away.
 
-    Where a child's death is its later siblings' too (rest_for_one) the order of the list is the order of starts,
-    as in OTP. Under one_for_one only `after` orders: children that do not need each other start together.
+    Only `after` orders: children that do not need each other start together.
 
     Errors: ConfigError when the order goes round in a circle.
     """
     earlier: dict[str, frozenset[str]] = {}
-    direct: dict[str, tuple[str, ...]] = {}
-    is_chain = spec.strategy is not RestartStrategy.ONE_FOR_ONE
-    for index, child in enumerate(spec.children):
-        listed = tuple(other.id for other in spec.children[:index]) if is_chain else ()
-        direct[child.id] = (*child.after, *listed)
-    left = dict(direct)
+    left = {child.id: child.after for child in spec.children}
     while left:
         ready = [id for id, befores in left.items() if all(before in earlier for before in befores)]
         if not ready:

@@ -54,16 +54,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class TreeState:
-    """The whole tree as it is. `wanted`: the tree to change to as soon as all of `leaving` have ended.
-    `is_taking_over`: not every worker was looked for yet since the beginning.
-    """
+    """The whole tree as it is. `wanted`: the tree to change to as soon as all of `leaving` have ended."""
 
     tree: SupervisorSpec
     nodes: Mapping[str, Node]
     timers: int = 0
     wanted: SupervisorSpec | None = None
     leaving: frozenset[str] = frozenset()
-    is_taking_over: bool = False
 
     @staticmethod
     def of(tree: SupervisorSpec) -> TreeState:
@@ -235,5 +232,5 @@ EVENTS: Mapping[str, str] = {
     "added": "new in the tree",
     "removed": "no longer in the tree",
     "changed": "its row of the tree changed: it is restarted with the new one",
-    "stopping": "asked to end: because a sibling or its supervisor ends, or a person wants it",
+    "stopping": "asked to end: because its supervisor ends, its row of the tree changed, or a person wants it",
 }

@@ -20,7 +20,7 @@ def shape(state: TreeState, states: Mapping[str, str], now_s: float) -> dict[str
 def _branch(state: TreeState, spec: SupervisorSpec, states: Mapping[str, str], now_s: float) -> dict[str, object]:
     return {
         "id": spec.id,
-        "strategy": spec.strategy.value,
+        "strategy": "one_for_one",
         "limit": {"restarts_max": spec.limit.restarts_max, "period_s": spec.limit.period_s},
         "used": _used(state, spec, now_s),
         "state": _state(state, spec, states),

@@ -1,4 +1,7 @@
-"""The gateway's own pages: the monitor, the API, and the guide. They are static, and fetch data as their reader."""
+"""The gateway's own pages, the API and the guide, and redirects to the pages of `/app`.
+
+The own ones are static, and fetch data as their reader.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +59,6 @@ def _html(name: str) -> Response:
     return Response(body, media_type=_HTML, headers={"Content-Security-Policy": policy})
 
 
-@router.get("/monitor/")
-def monitor() -> Response:
-    """Show the tree live."""
-    return _html("monitor")
-
-
 @host_router.get("/docs")
 def docs() -> Response:
     """Show the API in Swagger UI: every route, its parameters and scope, and a way to try it."""
@@ -105,9 +102,10 @@ def _guide_policy(path: str, stamp: int) -> str:
 
 
 @router.get("/monitor")
+@router.get("/monitor/")
 def to_monitor() -> Response:
     """Go to the monitor page."""
-    return RedirectResponse("/monitor/", status_code=307)
+    return RedirectResponse("/app/monitor", status_code=307)
 
 
 @router.get("/")

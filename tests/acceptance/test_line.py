@@ -96,7 +96,7 @@ def test_the_gateway_answers_everything_the_readme_names(system: System) -> None
             "/fills",
             "/accounts",
             "/api/status",
-            "/monitor/",
+            "/monitor/api/health/",
         ):
             assert client.get(path).status_code == 200, path
     bare = httpx.Client(base_url=system.url)

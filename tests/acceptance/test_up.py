@@ -116,7 +116,7 @@ def _watch(system: System, seen: Watched) -> None:
         lambda: seen.first("gateway.*http://") is not None or seen.process.poll() is not None, deadline_s=START_S
     )
     assert seen.process.poll() is None, seen.text()
-    for place_to_look in ("/docs", "/monitor/", "/app/", "dashboard"):
+    for place_to_look in ("/docs", "/app/monitor", "/app/", "dashboard"):
         assert seen.first(place_to_look) is not None, seen.text()
     for what in (r"\bbar\b", r"\bsignal\b", r"\border\b", r"\bfill\b"):
         wait_until(lambda what=what: seen.first(what) is not None, deadline_s=FILL_S)

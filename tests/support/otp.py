@@ -15,7 +15,6 @@ class Thing:
     """A worker (no children) or a supervisor, and its life."""
 
     id: str
-    strategy: str = ""
     intensity: int = 0
     period: float = 0.0
     children: list[Thing] = field(default_factory=list)
@@ -24,7 +23,7 @@ class Thing:
 
     @property
     def is_supervisor(self) -> bool:
-        return self.strategy != ""
+        return bool(self.children)
 
 
 class Failed(Exception):
@@ -81,15 +80,7 @@ class Otp:
                 self.restart(self.parents[parent.id], parent)
             return
         try:
-            if parent.strategy == "one_for_one":
-                self.start(thing, may_fail=True)
-                return
-            group = parent.children[parent.children.index(thing) :]
-            for child in reversed(group):
-                if child is not thing:
-                    self.terminate(child)
-            for child in group:
-                self.start(child, may_fail=True)
+            self.start(thing, may_fail=True)
         except Failed as failed:
             self.restart(parent, failed.thing)
 

@@ -50,13 +50,13 @@ class DependencyBody(Body):
 @router.get("/health/dashboard/", dependencies=[asks_inside("read")])
 @router.get("/health/dashboard", dependencies=[asks_inside("read")], include_in_schema=False)
 async def dashboard(request: Request, gate: Gate) -> Response:
-    """Return every service's health as JSON, or send a browser to the monitor page.
+    """Return every service's health as JSON, or send a browser to the monitor page while the pages are on.
 
     Open on loopback, where a caller without a token gets the summary: each service with its status, without the names
     of components and without reasons. From elsewhere it needs scope read.
     """
-    if _prefers_html(request.headers.get("accept", "")):
-        return RedirectResponse("/monitor/", status_code=307)
+    if gate.deps.settings.web.enabled and _prefers_html(request.headers.get("accept", "")):
+        return RedirectResponse("/app/monitor", status_code=307)
     is_short = await is_summary_only(request)
     found = await _health(gate)
     return ExactJson(_summary(found) if is_short else found)

@@ -13,6 +13,7 @@ from fks.api.jobs import plain
 from fks.api.query import Admin, Body, BodyOf, Gate, Reader
 from fks.api.routing import Router
 from fks.model.errors import conflict, not_found, unprocessable
+from fks.model.schedules import SCHEDULE_ACTIONS
 from fks.model.timeframe import to_datetime
 
 router = Router(tags=["schedules"])
@@ -24,11 +25,7 @@ class ScheduleBody(Body):
     """A new schedule: an action, and either `cron` (five fields, UTC) or `every_s`."""
 
     name: str = Field(max_length=64)
-    action: str = Field(
-        max_length=64,
-        description="deep-check, backup, sync, drift-check, report, rebalance, allocate, retention, backtest, "
-        "optimize, forecast",
-    )
+    action: str = Field(max_length=64, description=", ".join(SCHEDULE_ACTIONS))
     cron: str | None = Field(None, max_length=100)
     every_s: int | None = None
     params: dict[str, Any] = Field(default_factory=dict, description="of the action")

@@ -7,12 +7,11 @@ from urllib.parse import quote
 
 import orjson
 
+from fks.model.schedules import SCHEDULE_ACTIONS
 from fks.web.client import GatewayRefusal
 from fks.web.forms import Form
 from fks.web.page import ActionResult
 from fks.web.visits import Visit
-
-ACTIONS = ("deep-check", "backup", "sync", "drift-check", "retention", "backtest", "optimize", "forecast")
 
 
 async def load(visit: Visit) -> dict[str, Any]:
@@ -25,7 +24,7 @@ async def load(visit: Visit) -> dict[str, Any]:
     jobs = [{**row, "path": "backtests"} for row in found["backtests"].items]
     jobs += [{**row, "path": "searches"} for row in found["searches"].items]
     jobs.sort(key=lambda row: str(row["created_at"]), reverse=True)
-    return {**found, "jobs": jobs[:40], "tasks": ACTIONS}
+    return {**found, "jobs": jobs[:40], "tasks": list(SCHEDULE_ACTIONS)}
 
 
 async def load_one(visit: Visit) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from fks.api.app import routes_of, table
 from fks.api.auth import FAILURES_MAX, OPEN, scope_of
 from tests.support.gateway import Running
 
-OPEN_ROUTES = {"/health", "/api/health", "/ready", "/monitor/", "/monitor", "/"}
-OPEN_ROUTES |= {"/admin", "/admin/"}  # they lead to the pages, which ask for a login
+OPEN_ROUTES = {"/health", "/api/health", "/ready", "/"}
+OPEN_ROUTES |= {"/monitor", "/monitor/", "/admin", "/admin/"}  # they lead to the pages, which ask for a login
 OPEN_ROUTES |= {"/{service}/health", "/{service}/ready", "/auth/login", "/auth/refresh"}
 ASK_INSIDE = {"/ws", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/"}
 ASK_INSIDE |= {"/webhook/tradingview", "/graphql"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import stat
@@ -14,7 +15,10 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.cli.client import error_of
-from fks.config.endpoints import NodeEndpoints, save_node
+from fks.cli.screen import first_screen
+from fks.cli.up import print_running
+from fks.config.endpoints import NodeEndpoints, load_node, save_node
+from fks.config.load import load_settings
 from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError
@@ -282,3 +286,28 @@ async def test_restart_now_kills_only_on_its_own_machine(fks: Fks, seeded: Datab
     )
     code, _, err = await fks("restart", "orders", "--now")
     assert (code, "pid 1 is no process of Ray's any more" in err) == (USAGE, True), err
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+async def test_address_of_the_monitor_is_printed_while_pages_are_on(
+    is_on: bool,
+    fks: Fks,
+    gateway: Running,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FKS_WEB_ENABLED", str(is_on).lower())
+    paths, page = Paths.of(tmp_path), f"{gateway.url}/app/monitor"
+    status = (await fks("status"))[1]
+    print_running(paths, 1, is_json=False)
+    running = capsys.readouterr().out
+    settings = load_settings(tmp_path)
+    lines = await asyncio.to_thread(
+        first_screen, paths, load_node(paths), settings, market="paper", took_s=1.0, is_detached=True
+    )
+    for name, shown in (("status", status), ("up again", running), ("up", "\n".join(lines))):
+        assert (gateway.url in shown, page in shown) == (True, is_on), (name, shown)
+        assert f"{gateway.url}/monitor" not in shown, name
+    print_running(paths, 1, is_json=True)
+    assert json.loads(capsys.readouterr().out)["monitor"] == (page if is_on else None)

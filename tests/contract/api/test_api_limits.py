@@ -250,7 +250,7 @@ async def test_the_owner_on_this_host_watches_without_limit(
         gateway.client("read") as client,
     ):
         for _ in range(3):
-            for path in ("/health", "/metrics", "/monitor/", "/health/dashboard/"):
+            for path in ("/health", "/metrics", "/monitor/", "/docs", "/health/dashboard/"):
                 assert (await anyone.get(path)).status_code != 429, path
             for path in ("/api/status", "/system/tree", "/system/events", "/monitor/api/health/"):
                 assert (await client.get(path)).status_code == 200, path

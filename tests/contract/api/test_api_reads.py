@@ -253,7 +253,7 @@ async def test_an_accounts_mode_is_fixed_with_its_identity(gateway: Running, dat
 
 async def test_every_answer_has_the_security_headers_and_no_cors(gateway: Running) -> None:
     async with gateway.client("read") as client:
-        for path in ("/health", "/orders", "/nowhere", "/monitor/", "/docs"):
+        for path in ("/health", "/orders", "/nowhere", "/guide/", "/docs"):
             answer = await client.get(path, headers={"Origin": "https://evil.example"})
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["x-frame-options"] == "DENY"
@@ -381,7 +381,27 @@ async def test_the_owners_monitor_paths_group_components_under_their_services(
         proxied = await client.get("/health/dashboard/", headers={"X-Forwarded-For": "203.0.113.7"})
         assert proxied.status_code == 401
         page = await client.get("/health/dashboard/", headers={"Accept": "text/html,application/json;q=0.9"})
-        assert (page.status_code, page.headers["location"]) == (307, "/monitor/")
+        assert (page.status_code, page.headers["location"]) == (307, "/app/monitor")
+
+
+async def test_addresses_of_pages_lead_to_the_pages(gateway: Running) -> None:
+    places = {"/": "/app/", "/admin": "/app/users", "/admin/": "/app/users"}
+    places |= dict.fromkeys(("/monitor", "/monitor/"), "/app/monitor")
+    async with gateway.client(None) as client:
+        for path, place in places.items():
+            answer = await client.get(path)
+            assert (answer.status_code, answer.headers["location"]) == (307, place), path
+
+
+async def test_browser_reads_health_as_json_while_pages_are_off(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    async with (
+        running(seeded, database_url, redis_url, tmp_path, web={"enabled": False}) as gateway,
+        gateway.client("read") as client,
+    ):
+        answer = await client.get("/health/dashboard/", headers={"Accept": "text/html,application/json;q=0.9"})
+        assert (answer.status_code, bool(answer.json()["services"])) == (200, True)
 
 
 async def test_the_openapi_document_names_every_route_with_its_scope(gateway: Running) -> None:

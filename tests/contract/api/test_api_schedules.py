@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+from fks.model.schedules import SCHEDULE_ACTIONS
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
 
 MINE = {"name": "nightly", "action": "backup", "cron": "0 3 * * *", "params": {"keep": 3}}
+_BARS = {"strategy": "sma_cross", "symbol": "BTCUSDT", "timeframe": "1m"}
+#: action -> parameters, of those that need some
+NEEDED: dict[str, dict[str, Any]] = {
+    "sync": {"symbol": "BTCUSDT"},
+    "drift-check": {"instance": "sma"},
+    "rebalance": {"portfolio": "core"},
+    "allocate": {"portfolio": "core", "method": "risk_parity"},
+    "backtest": _BARS,
+    "optimize": {**_BARS, "space": {"fast": [5, 7]}},
+    "forecast": {"name": "ar", "symbols": ["BTCUSDT"], "timeframe": "1m"},
+}
+
+
+async def test_each_action_of_the_table_is_accepted(gateway: Running, seeded: Database) -> None:
+    async with gateway.client("admin") as client:
+        for action in SCHEDULE_ACTIONS:
+            body = {"name": action, "action": action, "cron": "0 3 * * *", "params": NEEDED.get(action, {})}
+            made = await client.post("/schedules", json=body)
+            assert (made.status_code, made.json().get("action")) == (201, action), made.text
+        refused = (await client.post("/schedules", json={**MINE, "action": "shell"})).json()
+        assert refused["remedy"] == f"use {', '.join(SCHEDULE_ACTIONS)}"
+        assert f'"description":"{", ".join(SCHEDULE_ACTIONS)}"' in (await client.get("/openapi.json")).text
 
 
 async def test_a_schedule_is_added_changed_run_and_removed(gateway: Running, seeded: Database) -> None:

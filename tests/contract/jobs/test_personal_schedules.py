@@ -15,6 +15,7 @@ from fks.config.settings import Monitor, Settings
 from fks.jobs import actions
 from fks.jobs.actions import ACTIONS, NoParams, PersonalSchedules, checked_params
 from fks.model.errors import InputError
+from fks.model.schedules import SCHEDULE_ACTIONS
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support import scheduler_process
@@ -280,16 +281,10 @@ def test_parameters_are_checked_by_action() -> None:
     ):
         with pytest.raises(InputError):
             checked_params(action, params)
-    assert set(ACTIONS) >= {
-        "deep-check",
-        "backup",
-        "sync",
-        "drift-check",
-        "report",
-        "retention",
-        "backtest",
-        "optimize",
-    }
+
+
+def test_each_action_of_the_table_has_a_function_and_no_other_has() -> None:
+    assert list(ACTIONS) == list(SCHEDULE_ACTIONS)
 
 
 async def test_a_schedule_that_is_never_due_does_not_keep_the_others_from_running(

@@ -9,7 +9,7 @@ import pytest
 
 from actors.supervisor import SupervisorActor
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
-from fks.supervision import ChildSpec, How, Intensity, RestartStrategy, SupervisorSpec
+from fks.supervision import ChildSpec, How, Intensity, SupervisorSpec
 from tests.support.supervising import QUICK, FakeChild, FakeWorld, spec, tree
 from tests.support.waiting import until
 
@@ -18,10 +18,9 @@ def branch(
     id: str,
     *children: ChildSpec | SupervisorSpec,
     limit: int = 20,
-    strategy: RestartStrategy = RestartStrategy.ONE_FOR_ONE,
     after: tuple[str, ...] = (),
 ) -> SupervisorSpec:
-    return SupervisorSpec(id, children, Intensity(limit, 60.0), strategy, after=after, backoff=QUICK)
+    return SupervisorSpec(id, children, Intensity(limit, 60.0), after=after, backoff=QUICK)
 
 
 def names(world: FakeWorld) -> list[str]:
@@ -47,20 +46,6 @@ async def test_a_branch_that_keeps_dying_escalates_and_its_neighbour_lives_on(ru
     await until(lambda: _is(events(database, "restarted", "escalated"), expected))
     alerts = await database.sql("SELECT event, severity, component FROM alerts")
     assert [tuple(row.values()) for row in alerts] == [("child.escalated", "page", "s")]
-
-
-async def test_a_group_ends_in_reverse_and_starts_in_order(run: Any) -> None:
-    world = FakeWorld()
-    group = branch("s", spec("a"), spec("b"), spec("c"), strategy=RestartStrategy.REST_FOR_ONE)
-    supervisor = run(world, group, spec("d"))
-    await until(lambda: supervisor.is_ready)
-    first = dict(world.children)
-    world.spawned.clear()
-    first["b"].die("kill -9")
-    await until(lambda: len(world.spawned) == 2 and supervisor.is_ready)
-    assert names(world) == ["b", "c"]
-    assert not first["a"].ended.is_set()
-    assert not first["d"].ended.is_set()
 
 
 async def test_running_children_of_every_branch_are_adopted_in_any_order(run: Any, database: Any) -> None:

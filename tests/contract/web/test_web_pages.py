@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fks.api import window
-from fks.store.bus import FILLS, Bus
 from fks.store.db import Database
 from fks.web.assets import FOLDER
-from tests.support.browser import Page, page, says
+from tests.support.browser import Page, is_live, is_true, page, press, says, type_
 from tests.support.gateway import Running, running
 from tests.support.programs import leave_out
+from tests.support.users import PASSWORD
 from tests.support.waiting import until
-from tests.support.web import pages_beside
+from tests.support.web import Web, make_user, pages_beside
 
 NASTY = "<img src=x onerror=window.hacked=1>"
 
@@ -47,26 +45,22 @@ async def gateway(database: Database, database_url: str, redis_url: str, tmp_pat
         yield gateway
 
 
-async def test_monitor_asks_for_a_token_then_shows_the_live_tree(
-    gateway: Running, database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
+async def test_monitor_asks_for_a_login_then_shows_the_live_tree(
+    gateway: Running, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "CHECK_S", 0.5)
-    async with page() as tab:
-        await tab.go(gateway.url + "/monitor/")
-        await says(tab, "A token, please")
-        await _enter(tab, "fks_" + "x" * 43)
-        await says(tab, "unknown or revoked")
-        tab.complaints.clear()  # the browser logs the 401 that this was about
-        await _enter(tab, gateway.tokens["read"])
-        await says(tab, "supervisor", "orders", "gateway:0", "BTCUSDT", "64,000.10", "READY", NASTY)
-        await until(lambda: _is(tab, "document.getElementById('live').className.includes('ok')"), deadline_s=20)
+    async with pages_beside(gateway) as web, page() as tab:
+        await _enter(tab, web)
+        await says(tab, "supervisor", "orders", "gateway:0", "Feeds live", "READY", NASTY)
+        await is_live(tab)
         await until(
             lambda: any(client.window.takes_part for client in gateway.app.state.gateway.hub.clients), deadline_s=20
         )
-        await bus.publish(FILLS, _fill("1234.5"))
-        await says(tab, "1,234.50")
         await database.sql("UPDATE component_health SET state = 'failed', pid = 999 WHERE name = 'orders'")
         await says(tab, "failed", "999", "orders is failed")
+        assert "Settings" not in await _headings(tab)
+        await database.sql("UPDATE component_health SET config_version = 7 WHERE name = 'orders'")
+        await until(lambda: _has_settings(tab), deadline_s=20)
         await database.sql("INSERT INTO kill_switch (kill_id, reason, engaged_by) VALUES ('k','drill','me')")
         await says(tab, "Kill switch engaged", "drill")
         assert await tab.run("window.hacked") is None
@@ -84,7 +78,7 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
             {"id": "orders"},
             {
                 "id": "strategies",
-                "strategy": "rest_for_one",
+                "strategy": "one_for_one",
                 "state": "ready",
                 "limit": {"restarts_max": 5, "period_s": 60},
                 "used": 4,
@@ -96,12 +90,10 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
     await database.sql(
         "INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'x', 'look here', 'orders')"
     )
-    async with page() as tab:
-        await tab.go(gateway.url + "/monitor/")
-        await says(tab, "A token, please")
-        tab.complaints.clear()  # the browser logs the 401 that this is about
-        await _enter(tab, gateway.tokens["read"])
-        await says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "started")
+    async with pages_beside(gateway) as web, page() as tab:
+        await _enter(tab, web)
+        rules = ("one_for_one", "4 of 5 restarts within 60 s", "1 of 20 restarts within 60 s")
+        await says(tab, *rules, "strategy:0", "look here", "started")
         await database.sql(
             "INSERT INTO actor_events (child, event, reason, pid, payload) VALUES ('orders', 'exited', 'died', 12, "
             "$1), "
@@ -119,14 +111,10 @@ async def test_the_api_page_lists_the_routes_and_tries_one(gateway: Running) -> 
     if not (FOLDER / "vendor" / "swagger-ui-bundle.js").is_file():
         leave_out("the npm packages of the pages are not installed: make web-assets")
     async with pages_beside(gateway) as web, page() as tab:
-        await tab.go(web.url + "/monitor/")  # it keeps the token for this tab
-        await says(tab, "A token, please")
-        await _enter(tab, gateway.tokens["read"])
-        await says(tab, "BTCUSDT")
-        tab.complaints.clear()
         await tab.go(web.url + "/docs#/accounts/accounts_accounts_get")
         await says(tab, "orders", "stream", "/accounts/change", "[admin]")
-        await until(lambda: _is(tab, "!!document.querySelector('.execute')"), deadline_s=20)
+        await _authorize(tab, gateway.tokens["read"])
+        await is_true(tab, "!!document.querySelector('.execute')")
         await tab.run("document.querySelector('.execute').click()")
         await says(tab, "Server response", '"demo"')
         assert tab.complaints == []
@@ -134,37 +122,32 @@ async def test_the_api_page_lists_the_routes_and_tries_one(gateway: Running) -> 
         assert set(loaded.split(",")) == {web.url.removeprefix("http://")}, "nothing comes from another host"
 
 
-async def test_monitor_on_this_host_needs_no_token_in_the_demo(
-    database: Database, database_url: str, redis_url: str, tmp_path: Path
-) -> None:
-    await database.sql(
-        "INSERT INTO component_health (name, kind, state, pid, beat_at) VALUES ('orders','actor','ready',1,now())"
-    )
-    async with running(database, database_url, redis_url, tmp_path, sim={"enabled": True}) as gateway, page() as tab:
-        await tab.go(gateway.url + "/monitor/")
-        await says(tab, "orders", "gateway:0", "each second")
-        assert tab.complaints == []
+async def _enter(tab: Page, web: Web) -> None:
+    """Ask the gateway for the monitor page, and log in where it leads to."""
+    await make_user(web, "ann", "read")
+    await tab.go(web.url + "/monitor/")
+    await is_true(tab, "document.activeElement && document.activeElement.id === 'user'")
+    await type_(tab, "ann")
+    await press(tab, "Tab")
+    await type_(tab, PASSWORD)
+    await press(tab, "Enter")
+    await is_true(tab, "location.pathname === '/app/monitor' && document.getElementById('live-state') !== null")
 
 
-async def _enter(tab: Page, token: str) -> None:
-    await tab.run(f"document.getElementById('token').value = '{token}'")
-    await tab.run("document.getElementById('ask-go').click()")
+async def _authorize(tab: Page, token: str) -> None:
+    """Give Swagger UI a token in its own dialog."""
+    await tab.run("document.querySelector('.btn.authorize').click()")
+    await is_true(tab, "!!document.querySelector('.auth-container input')")
+    await tab.run("document.querySelector('.auth-container input').focus()")
+    await type_(tab, token)
+    await tab.run("document.querySelector('.auth-btn-wrapper .authorize').click()")
+    await is_true(tab, "!document.querySelector('.auth-container input')")
+    await tab.run("document.querySelector('.auth-btn-wrapper .btn-done').click()")
 
 
-async def _is(tab: Page, script: str) -> bool:
-    return bool(await tab.look(script))
+async def _headings(tab: Page) -> str:
+    return str(await tab.look("[...document.querySelectorAll('main th')].map(e => e.innerText).join()"))
 
 
-def _fill(price: str) -> dict[str, Any]:
-    return {
-        "type": "fill",
-        "fill_id": str(uuid.uuid4()),
-        "client_order_id": "a",
-        "symbol": "BTCUSDT",
-        "side": "buy",
-        "quantity": "0.1",
-        "price": price,
-        "realized_pnl": "0",
-        "instance": "a",
-        "time": "2026-05-01T00:00:00Z",
-    }
+async def _has_settings(tab: Page) -> bool:
+    return "Settings" in await _headings(tab)

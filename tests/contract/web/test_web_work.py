@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fks.model.schedules import SCHEDULE_ACTIONS
 from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database
 from fks.web.registry import PAGES
@@ -24,7 +25,7 @@ TREE = {
     "limit": {"restarts_max": 20, "period_s": 60},
     "used": 1,
     "state": "ready",
-    "children": [{"id": "orders"}, {"id": "strategies", "strategy": "rest_for_one", "children": [{"id": HOSTILE}]}],
+    "children": [{"id": "orders"}, {"id": "strategies", "strategy": "one_for_one", "children": [{"id": HOSTILE}]}],
 }
 RESULT = {
     "strategy": "sma_cross",
@@ -62,7 +63,7 @@ SHOWN = {
     "compare": ("Side by side", "max drawdown"),
     "data": ("BTCUSDT 1m", "Quarantine", "It is wrong"),
     "series": ("Missing, newest first", "40"),
-    "monitor": ("rest_for_one", "1 of 20 restarts", "signal 9 (SIGKILL)", "99.50", "Disable it"),
+    "monitor": ("one_for_one", "1 of 20 restarts", "signal 9 (SIGKILL)", "99.50", "Disable it"),
     "part": ("last log lines",),
     "alerts": ("I have seen it", "End it"),
     "schedules": ("0 3 * * *", "Run now"),
@@ -507,6 +508,22 @@ async def test_no_number_in_a_form_is_an_error_of_the_page(web: Web, seeded: Dat
                 answer = await browser.post(f"/app{path}", data=sent)
                 assert answer.status_code in (400, 409, 422), (path, field, value[:20], answer.status_code)
     assert web.log.lines == []
+
+
+async def test_form_of_schedules_offers_each_action_of_the_table(web: Web, seeded: Database) -> None:
+    async with web.client() as browser:
+        csrf = await administrator(web, browser)
+        form = re.search(r'<select id="f-action".*?</select>', (await browser.get("/app/schedules")).text)
+        assert form
+        assert re.findall(r'<option value="([^"]+)"', form[0]) == list(SCHEDULE_ACTIONS)
+        sent = {
+            "csrf": csrf,
+            "name": "weekly",
+            "action": "report",
+            "cron": "0 6 * * 1",
+            "params": '{"period": "weekly"}',
+        }
+        assert "weekly is first due at" in (await browser.post("/app/schedules/add", data=sent)).text
 
 
 async def test_second_factor_is_set_up_in_the_page(web: Web, seeded: Database) -> None:

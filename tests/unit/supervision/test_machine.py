@@ -15,7 +15,6 @@ from fks.supervision import (
     Intensity,
     ProcessExit,
     RestartBackoff,
-    RestartStrategy,
     SupervisorSpec,
     TreeState,
     check_tree,
@@ -54,7 +53,6 @@ def worker(id: str, *after: str) -> ChildSpec:
 def branch(
     id: str,
     *children: ChildSpec | SupervisorSpec,
-    strategy: RestartStrategy = RestartStrategy.ONE_FOR_ONE,
     limit: int = 3,
     after: tuple[str, ...] = (),
     backoff: RestartBackoff | None = None,
@@ -63,7 +61,6 @@ def branch(
         id,
         children,
         Intensity(limit, 10.0),
-        strategy,
         after,
         backoff or RestartBackoff(first_s=0.5, max_s=4.0),
     )
@@ -99,10 +96,10 @@ class World:
                 assert not self.is_ending, f"{id} started after the end"
                 assert id not in self.alive, f"{id} runs twice"
                 self.alive[id] = run
-                self.in_order(id, is_start=True)
             case Stop(id, run):
                 assert self.alive.get(id) == run
-                self.in_order(id, is_start=False)
+                if self.is_ending:
+                    self.in_order(id)
             case SendPage():
                 self.pages.append(command)
             case Note(id, "restarted") if not self.state.nodes[id].escalation:
@@ -112,21 +109,18 @@ class World:
                 for window in self.counted.values():
                     window[:] = [entry for entry in window if entry[1] != id]
 
-    def in_order(self, id: str, *, is_start: bool) -> None:
-        """Whatever starts after `id` among the children of a chain is not alive when it starts or is stopped."""
+    def in_order(self, id: str) -> None:
+        """At the end, whatever starts after `id` is not alive when it is stopped."""
         parents = {child.id: parent for parent, child in edges(self.state.tree)}
         if id in self.excused or self.excused & {self.state.tree.id, *parents}:
             return
         while id in parents:
             parent = parents[id]
             order = predecessors(parent)
-            if self.is_ending or parent.strategy is not RestartStrategy.ONE_FOR_ONE:
-                later = [child for child in parent.children if id in order[child.id]]
-                for child in later:
-                    names = {w.id for w in child.workers()} if isinstance(child, SupervisorSpec) else {child.id}
-                    assert not names & set(self.alive), f"{id} {'starts' if is_start else 'stops'} before {names} ended"
-            moves = (Phase.STARTING,) if is_start else (Phase.STOPPING,)
-            if self.state.nodes[parent.id].phase not in moves:
+            for child in (child for child in parent.children if id in order[child.id]):
+                names = {w.id for w in child.workers()} if isinstance(child, SupervisorSpec) else {child.id}
+                assert not names & set(self.alive), f"{id} stops before {names} ended"
+            if self.state.nodes[parent.id].phase is not Phase.STOPPING:
                 return  # a matter of this supervisor's children alone
             id = parent.id
 
@@ -206,7 +200,6 @@ def trees(draw: st.DrawFn) -> SupervisorSpec:
             found = branch(
                 f"s{next(count)}",
                 *children(depth - 1),
-                strategy=draw(st.sampled_from(list(RestartStrategy))),
                 limit=draw(st.integers(0, 3)),
                 after=after,
             )
@@ -366,6 +359,7 @@ def test_a_restart_a_person_wants_is_drained_not_counted_and_ends_a_wait() -> No
 def test_a_restart_of_a_supervisor_takes_its_children_in_order() -> None:
     world = running(branch("top", branch("s", worker("a"), worker("b", "a")), worker("c", "s")))
     world.post(RestartWanted("s", "a person"))
+    assert world.starts_and_stops() == ["stop b"], "a ends once b has ended"
     world.calm()
     assert world.starts_and_stops() == ["stop b", "stop a", "start a", "start b"]
 
@@ -390,14 +384,6 @@ def test_the_living_are_adopted_and_only_the_dead_are_started() -> None:
     world.calm()
     assert world.starts_and_stops() == ["start a"]
     assert [note.id for note in world.log if isinstance(note, Note) and note.event == "adopted"] == ["b", "c"]
-
-
-def test_siblings_of_a_child_that_died_unsupervised_restart_with_it() -> None:
-    tree = branch("top", branch("s", worker("a"), worker("b"), strategy=RestartStrategy.REST_FOR_ONE))
-    world = World(TreeState.of(tree), {"b"})
-    world.post(Begin())
-    world.calm()
-    assert world.starts_and_stops() == ["stop b", "start a", "start b"]
 
 
 @pytest.mark.parametrize("younger_restart_of_s", [(), (4.0,)])

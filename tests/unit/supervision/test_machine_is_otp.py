@@ -1,4 +1,4 @@
-"""The machine against a model of OTP from its manual: same trees, same exits, same restarts in the same order."""
+"""The machine against a model of OTP from its manual: same trees, same exits, same restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from fks.supervision import (
     Intensity,
     ProcessExit,
     RestartBackoff,
-    RestartStrategy,
     SupervisorSpec,
     TreeState,
     decide,
@@ -24,8 +23,6 @@ from tests.support.otp import Otp, Thing
 
 NO_WAIT = RestartBackoff(first_s=0.0)
 CRASH, ASKED = ProcessExit(How.CRASH, "died"), ProcessExit(How.NORMAL, "asked")
-
-strategies = st.sampled_from(["one_for_one", "rest_for_one"])
 
 
 @st.composite
@@ -39,7 +36,6 @@ def trees(draw: st.DrawFn) -> Thing:
         children = [thing(depth - 1) for _ in range(draw(st.integers(1, 3)))]
         return Thing(
             f"s{next(count)}",
-            draw(strategies),
             draw(st.integers(0, 3)),
             draw(st.sampled_from([3.0, 8.0])),
             children,
@@ -47,7 +43,6 @@ def trees(draw: st.DrawFn) -> Thing:
 
     return Thing(
         "top",
-        strategy="one_for_one",
         intensity=draw(st.integers(0, 2)),
         period=20.0,
         children=[thing(2) for _ in range(draw(st.integers(1, 3)))],
@@ -59,7 +54,7 @@ def spec_of(thing: Thing) -> ChildSpec | SupervisorSpec:
         return ChildSpec(thing.id, "r", 1.0)
     children = tuple(spec_of(child) for child in thing.children)
     limit = Intensity(thing.intensity, thing.period)
-    return SupervisorSpec(thing.id, children, limit, RestartStrategy(thing.strategy), backoff=NO_WAIT)
+    return SupervisorSpec(thing.id, children, limit, backoff=NO_WAIT)
 
 
 class Driver:
@@ -100,41 +95,16 @@ class Driver:
                         self.escalated.append(id)
 
 
-def steps_of(log: list[tuple[str, str]], child_of: dict[str, str], *, is_chain: bool) -> object:
-    """Return the steps of one supervisor's children in a log: in order where they are a chain, else sorted."""
-    steps = [(step, child_of[id]) for step, id in log if id in child_of]
-    if not is_chain:
-        return sorted((step, id) for step, id in log if id in child_of)
-    return [step for index, step in enumerate(steps) if index == 0 or step != steps[index - 1]]
-
-
-def assert_same(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], top: Thing) -> None:
-    def workers(thing: Thing) -> list[str]:
-        return [w for child in thing.children for w in workers(child)] if thing.is_supervisor else [thing.id]
-
-    def check(thing: Thing) -> None:
-        child_of = {worker: child.id for child in thing.children for worker in workers(child)}
-        is_chain = thing.strategy != "one_for_one"
-        assert steps_of(ours, child_of, is_chain=is_chain) == steps_of(theirs, child_of, is_chain=is_chain), thing.id
-        for child in thing.children:
-            if child.is_supervisor:
-                check(child)
-
-    check(top)
-
-
 exits = st.lists(
     st.tuples(st.sampled_from([0.0, 0.5, 2.0, 5.0]), st.integers(0, 20), st.booleans(), st.integers(0, 2)), max_size=14
 )
 
 
 @given(trees(), exits)
-def test_machine_restarts_the_children_otp_restarts_in_its_order(
-    top: Thing, exits: list[tuple[float, int, bool, int]]
-) -> None:
+def test_machine_restarts_the_children_otp_restarts(top: Thing, exits: list[tuple[float, int, bool, int]]) -> None:
     otp, driver = Otp(top), Driver(top)
     driver.post(Begin())
-    assert_same(driver.log, otp.log, top)
+    assert sorted(driver.log) == sorted(otp.log)
     for after_s, index, is_normal, failures in exits:
         alive = sorted(otp.running())
         assert alive == sorted(driver.running)
@@ -148,7 +118,7 @@ def test_machine_restarts_the_children_otp_restarts_in_its_order(
         for id in {id for _, id in otp.log}:
             driver.ends[id] = iter([step for step, other in otp.log if other == id and step != "stop"])
         driver.post(Exited(victim, driver.running.pop(victim), ASKED if is_normal else CRASH))
-        assert_same(driver.log, otp.log, top)
+        assert sorted(driver.log) == sorted(otp.log)
     assert sorted(otp.running()) == sorted(driver.running)
     contained = {id for id, node in driver.state.nodes.items() if node.phase is Phase.CONTAINED}
     assert contained == {

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fks.api.client import QUEUE_MAX, Message, Queued, SocketClient, Topic, wanted
+from fks.api.client import QUEUE_MAX, Queued, SocketClient
 from fks.api.exact import dump
+from fks.api.topics import Message, Topic, wanted
 from fks.clock import Clock
 from fks.model.timeframe import iso
 from fks.store import bus as channels

@@ -43,7 +43,8 @@ _INT32 = 1 << 31
 _DEADLINE_S = (2, 60)
 _EXPIRY_S = (5, 31 * 86_400)
 _SIDES = {"buy": "BUY", "sell": "SELL"}
-_PERMISSIONS = (  # the rights that these endpoints need; none may withdraw
+# the rights that these endpoints need; none may withdraw
+_PERMISSIONS = (
     "query-funds",
     "query-open-trades",
     "query-closed-trades",

@@ -125,9 +125,8 @@ class Hub:
     async def _carry(self) -> None:
         async for source, payload in self._bus.subscribe(*self._names, self.own_channel):
             if source == self.own_channel:
-                if isinstance(payload, dict) and isinstance(
-                    payload.get("n"), int
-                ):  # any client with the password publishes
+                # any client with the password publishes: the payload may be anything
+                if isinstance(payload, dict) and isinstance(payload.get("n"), int):
                     self._note_tick(payload["n"])
             elif isinstance(payload, dict):
                 self.spread(self._names[source], payload)

@@ -85,9 +85,8 @@ class AlertService:
         self._send_max_s = send_max_s
         self._senders = concurrent.futures.ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="alert")
         self._sending: dict[str, asyncio.Task[None]] = {}
-        self._stuck: dict[
-            str, concurrent.futures.Future[DeliveryResult]
-        ] = {}  # by channel: an attempt that was given up
+        # by channel: an attempt that was given up
+        self._stuck: dict[str, concurrent.futures.Future[DeliveryResult]] = {}
         self._under_way: set[int] = set()
         self._pruned_s: float | None = None
         self.turned_s = clock.monotonic()  # the last turn of `run`

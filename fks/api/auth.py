@@ -175,11 +175,9 @@ class Tokens:
             except OutageError:
                 if found is None or until + OUTAGE_S <= now or self._is_over(found):
                     raise
-                return (
-                    # the kill state and the newest prices do not need PostgreSQL; routes that need it answer 503
-                    # themselves
-                    found
-                )
+                # the kill state and the newest prices do not need PostgreSQL; routes that need it answer 503
+                # themselves
+                return found
             self._remember(key, found, now)
             if found is not None:
                 await self._touch(found, now)

@@ -16,52 +16,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import count, product
+from itertools import count
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fks.api.exact import dump
+from fks.api.requests import Requests
+from fks.api.topics import Message, Topic, topics_matching, wanted
 from fks.api.window import ClientWindow
 from fks.clock import RealClock
-
-# Requests of one `WS /ws` client that wait for their answers.
-#
-# Its messages are read while its requests wait: the answers to checks (`window.py`) come between them, and only they
-# open a full window. Reading stops only while more than REQUESTS_SIZE characters of requests wait.
-
-#: Characters that may wait: the largest number of subscriptions, requested one by one.
-REQUESTS_SIZE = 512 * 1024
-
-
-class Requests:
-    """Requests of a client without an answer, in its order."""
-
-    def __init__(self) -> None:
-        self._texts: deque[str] = deque()
-        self._size = 0
-        self._changed = asyncio.Condition()
-
-    async def put(self, text: str) -> None:
-        """Add one; waits while REQUESTS_SIZE of them wait, so that nothing more is read from the socket."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._size < REQUESTS_SIZE)
-            self._texts.append(text)
-            self._size += _size_of(text)
-            self._changed.notify_all()
-
-    async def get(self) -> str:
-        """Return the oldest, once there is one."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._texts))
-            text = self._texts.popleft()
-            self._size -= _size_of(text)
-            self._changed.notify_all()
-            return text
-
-
-def _size_of(text: str) -> int:
-    return len(text) + 100  # an empty one takes memory too
-
 
 #: Messages a client may lag behind, answers aside. At two hundred bytes each this is about 200 kB.
 QUEUE_MAX = 1000
@@ -74,27 +37,6 @@ ANSWERS_BYTES = 1_000_000
 TOPICS_MAX = 2000
 CONFLATED = frozenset({"prices", "quotes", "book"})
 DROPPABLE = frozenset({"bars", "feeds", "jobs"}) | CONFLATED
-Message = Mapping[str, Any]
-
-
-class Topic(NamedTuple):
-    """Subject of one subscription; "" means any. `timeframe` is of bars alone."""
-
-    channel: str
-    exchange: str = ""
-    symbol: str = ""
-    timeframe: str = ""
-
-
-def topics_of(
-    channels: Iterable[str], symbols: Iterable[tuple[str, str]] = (), timeframes: Iterable[str] = ()
-) -> frozenset[Topic]:
-    """Return every combination; `symbols` are (exchange or "", symbol), none of them means all."""
-    places, frames = list(symbols) or [("", "")], list(timeframes) or [""]
-    return frozenset(
-        Topic(channel, exchange, symbol, frame if channel == "bars" else "")
-        for channel, (exchange, symbol), frame in product(channels, places, frames)
-    )
 
 
 class Queued(NamedTuple):
@@ -263,7 +205,7 @@ class SocketClient:
         """Return the queue in which a message is held back, if any."""
         if message.get("symbol") is None:
             return next((held for topic, held in self._held.items() if topic.channel == channel), None)
-        return next((self._held[topic] for topic in _matching(channel, message) if topic in self._held), None)
+        return next((self._held[topic] for topic in topics_matching(channel, message) if topic in self._held), None)
 
     def _unheld(self, topic: Topic) -> Iterable[Queued]:
         """Return the held messages of a topic, and hold none for it any more."""
@@ -322,18 +264,3 @@ class SocketClient:
             self.is_overrun = True
         self._dropped[channel] = self._dropped.get(channel, 0) + 1
         self._wake.set()
-
-
-def wanted(topics: set[Topic], channel: str, message: Message) -> bool:
-    """Return whether one of `topics` is the message's; one without a symbol belongs to all of its channel."""
-    if message.get("symbol") is None:
-        return any(topic.channel == channel for topic in topics)
-    return not topics.isdisjoint(_matching(channel, message))
-
-
-def _matching(channel: str, message: Message) -> set[Topic]:
-    """Return every topic that the message belongs to."""
-    exchanges = {"", str(message.get("exchange") or "")}
-    frames = {"", str(message.get("timeframe") or "")} if channel == "bars" else {""}
-    symbols = ("", str(message.get("symbol") or ""))
-    return {Topic(channel, exchange, symbol, frame) for exchange in exchanges for symbol in symbols for frame in frames}

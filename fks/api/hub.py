@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fks.api.client import QUEUE_MAX, Message, Queued, SocketClient, Topic, wanted
+from fks.api.client import QUEUE_MAX, Queued, SocketClient
 from fks.api.exact import dump
+from fks.api.topics import Message, Topic, wanted
 from fks.clock import Clock
 from fks.model.timeframe import iso
 from fks.store import bus as channels
@@ -124,9 +125,8 @@ class Hub:
     async def _carry(self) -> None:
         async for source, payload in self._bus.subscribe(*self._names, self.own_channel):
             if source == self.own_channel:
-                if isinstance(payload, dict) and isinstance(
-                    payload.get("n"), int
-                ):  # any client with the password publishes
+                # any client with the password publishes: the payload may be anything
+                if isinstance(payload, dict) and isinstance(payload.get("n"), int):
                     self._note_tick(payload["n"])
             elif isinstance(payload, dict):
                 self.spread(self._names[source], payload)

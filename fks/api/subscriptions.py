@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from fks.api.client import TOPICS_MAX, Message, SocketClient, Topic, topics_of
+from fks.api.client import TOPICS_MAX, SocketClient
 from fks.api.gateway import Replica
 from fks.api.hub import BUSY, EVERY
+from fks.api.topics import Message, Topic, topics_of
 from fks.model.errors import FksError, InputError, invalid, unprocessable
 from fks.model.timeframe import check_timeframe, iso, to_ns
 from fks.model.untrusted import parse

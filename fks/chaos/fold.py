@@ -167,9 +167,8 @@ def _after(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[str
         order.filled = _split(order.filled, payload)
     if name == "Busted":
         order.filled -= Decimal(payload.get("quantity", "0"))
-        order.fills.add(
-            str(payload.get("bust_id"))
-        )  # the execution stays booked, and so is the entry that takes it back
+        # the execution stays booked, and so is the entry that takes it back
+        order.fills.add(str(payload.get("bust_id")))
     return {
         before if state is None else state
         for event, states, results in _MOVES

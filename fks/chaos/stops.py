@@ -90,9 +90,10 @@ def moves_without_reason(
         stop = Decimal(event["payload"]["stop_loss"])
         bar_s = datetime.fromisoformat(event["payload"]["bar"]).timestamp()
         known = closes.get(entry.order["instance"], ())
+        # the first entry's trail is that of all
         if not (
             any(_had(other, stop) for other in others)
-            or any(_is_of_trail(one, stop, bar_s, known) for one in (entry, *others))  # the first one's is that of all
+            or any(_is_of_trail(one, stop, bar_s, known) for one in (entry, *others))
             or _is_of_strategy([entry, *others], stop, bar_s, moves)
         ):
             name = f"entry {event['client_order_id']} ({entry.order['instance']})"

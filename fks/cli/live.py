@@ -20,10 +20,8 @@ from fks.config.endpoints import TrustedFile
 
 RECONNECT_S = 0.5
 AWAY_S = 4.0  # a replica is back, or the other one answers, well before
-PULSE_TIMEFRAME, PULSE_S = (
-    "5s",
-    5.0,
-)  # one such bar of each symbol every 5 s of ours, whatever the tape's speed
+# one such bar of each symbol every 5 s of ours, whatever the tape's speed
+PULSE_TIMEFRAME, PULSE_S = "5s", 5.0
 _LEFT = 29  # columns of side, quantity and price, which the requested size of a signal fills as well
 _SHORT = frozenset({"1s", "5s", "15s", "30s"})
 _STATE_COLOURS = {

@@ -50,10 +50,11 @@ def security_setup(ctx: click.Context, rotate: bool) -> Any:
     setup = ensure_secrets(paths, rotate=rotate, given=given)
     secrets = load_secrets(paths)
     named, _ = names_of(paths, os.environ, [])
+    # only its admin knows the password of an external server, whose host is named
     passwords = {
         name: getattr(secrets, secret).get_secret_value()
         for name, (secret, hosts) in EMBEDDED.items()
-        if not any(host in named for host in hosts)  # then it is an external server's, which only its admin knows
+        if not any(host in named for host in hosts)
     }
     written = write_passwords(env_file, passwords)
     return {

@@ -19,12 +19,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from fks.bars.aggregate import length_of
-from fks.clock import Clock
 from fks.clock.waiting import wait_for_event
 from fks.collector.connections import (
     EXPECTED,
@@ -37,89 +35,26 @@ from fks.collector.connections import (
     is_refusal,
 )
 from fks.collector.gap_filler import GapFiller
+from fks.collector.publishers import LatestPublisher, StatePublisher
+from fks.collector.self_checks import feed_problems
+from fks.collector.suspects import Suspects
 from fks.collector.writer import Writer
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
-from fks.feed.machine import TRUSTED, FeedState
+from fks.feed.machine import FeedState
 from fks.feed.queues import MarketData
 from fks.history.assets import Assets, subscriptions, timeframes_of
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.calendars import calendar_of, is_open_at
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.health import Check, failed
-from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
-from fks.model.ports import Exchange, Log, Meter
+from fks.model.market import BarSeen, Book, Discontinuity, MarketEvent, Quote, Subscription, Suspect
+from fks.model.ports import Exchange
 from fks.runtime import Runtime
 from fks.store.assets import Asset
-from fks.store.bus import FEEDS, Bus
-from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.latest import Latest
-from fks.store.quarantine import QuarantinedRow, QuarantineStore
-
-# Publishers to Redis: the newest price, quote and book of each symbol, and the states of feeds.
-#
-# Values are conflated: a newer one replaces an older one that waits, so a slow Redis delays nothing else.
-
-REST_S = 0.002  # between two rounds to Redis: values that come meanwhile go together
-_CHANNEL = {PublicTrade: Channel.TRADES, Quote: Channel.QUOTES, Book: Channel.BOOK}
-Value = PublicTrade | Quote | Book
-
-
-class LatestPublisher:
-    """Holds the newest value of each symbol until Redis takes it; replaced ones are counted."""
-
-    def __init__(self, latest: Latest, clock: Clock, meter: Meter) -> None:
-        self._latest = latest
-        self._clock = clock
-        self._meter = meter
-        self._newest: dict[tuple[type[Value], str], Value] = {}
-        self._replaced: dict[Channel, int] = {}
-        self._has_news = asyncio.Event()
-
-    def put(self, value: Value) -> None:
-        """Publish a value, in the place of an older one of its symbol that still waits."""
-        key = (type(value), value.symbol)
-        if key in self._newest:
-            channel = _CHANNEL[key[0]]
-            self._replaced[channel] = self._replaced.get(channel, 0) + 1
-        self._newest[key] = value
-        self._has_news.set()
-
-    def drop(self, symbol: str) -> None:
-        """Forget the waiting values of a symbol."""
-        for kind in _CHANNEL:
-            self._newest.pop((kind, symbol), None)
-
-    async def run(self) -> None:
-        """Publish until cancelled. Values that Redis did not take are lost; PostgreSQL has the trades."""
-        task = asyncio.current_task()
-        while task is not None and not task.cancelling():
-            await self._has_news.wait()
-            self._has_news.clear()
-            values, self._newest = list(self._newest.values()), {}
-            await self._latest.publish(values)
-            for channel, count in self._replaced.items():
-                self._meter.count("fks_market_conflated_total", count, channel=channel)
-            self._replaced.clear()
-            await self._clock.sleep(REST_S)
-
-
-class StatePublisher:
-    """Publishes the state of each feed of an exchange on the bus when it changed."""
-
-    def __init__(self, exchange: str, bus: Bus) -> None:
-        self._exchange, self._bus = exchange, bus
-        self._published: dict[str, FeedState] = {}
-
-    async def publish(self, feeds: Iterable[SymbolFeed]) -> None:
-        """Publish the changes since the last call."""
-        for feed in feeds:
-            if self._published.get(feed.symbol) is not feed.state:
-                self._published[feed.symbol] = feed.state
-                message = {"type": "feed", "exchange": self._exchange, "symbol": feed.symbol, "state": feed.state}
-                await self._bus.publish(FEEDS, message)
-
+from fks.store.quarantine import QuarantineStore
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
 #: how often ages and prices are written when no bar seals; entries need a row younger than FEED_ROW_MAX_AGE_S
@@ -452,67 +387,3 @@ class Collector:
                 self._has_news.set()
             else:
                 await self._clock.sleep(TICK_S)
-
-
-WAITING_MAX = 5_000  # sealed bars of one symbol that wait for the store
-
-
-def feed_problems(
-    feeds: Iterable[SymbolFeed], now_s: float, *, away_max_s: float, is_refused: bool = False, is_open: bool = True
-) -> list[Check]:
-    """Return the feeds that are silent beyond their limit, or not live for `away_max_s`, or that wait for the store.
-
-    While the market is closed (`is_open` False) none has to be live: brokers end their price feeds at night.
-
-    The collector reconnects by itself, so a restart helps at most once it has tried for long, and not where the
-    exchange refuses the feed, or all of us (`is_refused`).
-    """
-    found = []
-    for feed in feeds:
-        away_s = 0.0 if feed.live_until_s is None else now_s - feed.live_until_s
-        if is_open and feed.state is not FeedState.LIVE and (feed.stream not in TRUSTED or away_s > away_max_s):
-            text = (
-                f"{feed.symbol} is {feed.state}, last message {feed.liveness.age_s(now_s):.1f} s "
-                f"ago{f': {feed.error}' if feed.error else ''}"
-            )
-            found.append(failed("feed", text, feed.symbol, is_mended_by_restart=not (is_refused or feed.is_refused)))
-        if len(feed.unstored.sealed) > WAITING_MAX:
-            text = f"{len(feed.unstored.sealed)} sealed bars of {feed.symbol} wait for the store"
-            found.append(failed("queue", text, feed.symbol))
-    return found
-
-
-SUSPECTS_MAX = 1_000  # beyond it the oldest are dropped, counted
-
-
-class Suspects:
-    """Messages that failed validation and that the store does not have yet."""
-
-    def __init__(self, exchange: str, db: Database, meter: Meter, log: Log) -> None:
-        self._exchange, self._meter, self._log = exchange, meter, log
-        self._store = QuarantineStore(db, self._not_held)
-        self._held: deque[QuarantinedRow] = deque(maxlen=SUSPECTS_MAX)
-
-    def add(self, event: Suspect) -> None:
-        """Keep a message until `store` takes it."""
-        self._log.warning(
-            "feed.suspect", exchange=self._exchange, symbol=event.symbol, channel=event.channel, reason=event.reason
-        )
-        if len(self._held) == SUSPECTS_MAX:
-            self._meter.count("fks_market_dropped_total", channel="suspects")
-        self._held.append(QuarantinedRow.suspect(self._exchange, event))
-
-    async def store(self) -> None:
-        """Put what waits into the quarantine. Errors: OutageError; then it waits on."""
-        if self._held:
-            held = list(self._held)
-            await self._store.add(held)
-            for _ in held:
-                self._held.popleft()
-
-    def _not_held(self, held: QuarantinedRow, error: Exception) -> None:
-        """Count and log a message that PostgreSQL cannot hold; the others are stored."""
-        self._meter.count("fks_market_dropped_total", channel="suspects")
-        self._log.warning(
-            "quarantine.refused", exchange=self._exchange, symbol=held.symbol, channel=held.channel, error=str(error)
-        )

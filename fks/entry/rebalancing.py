@@ -651,9 +651,8 @@ class Rebalancing:
             )
         wanted = name or (portfolio.accounts[0] if before is None else before.account.name)
         known = await AccountStore(self._db).page()
-        for account in sorted(
-            known, key=lambda account: account.name != wanted
-        ):  # one may be named as another's number
+        # an account may be named as another's number
+        for account in sorted(known, key=lambda account: account.name != wanted):
             if wanted in (account.name, str(account.id)) and account.name in portfolio.accounts:
                 if is_ninja(account.venue):
                     raise _wrong(f"account {account.name} trades contracts, not coins", "name an account of coins")

@@ -102,9 +102,8 @@ async def _attempt(
 ) -> Imported | None:
     """Compare, then store; None, with nothing stored, when the compared bars have changed."""
     store = BarStore(db)
-    stood = [
-        await store.stand(bars, exchange=file.exchange) for bars in series
-    ]  # first, so that later changes are detected
+    # first, so that later changes are detected
+    stood = [await store.stand(bars, exchange=file.exchange) for bars in series]
     planned: dict[str, Merged] = {}
     differing = ""
     for bars in series:

@@ -44,10 +44,8 @@ class GuardianLease:
         self._deadline, self._deadline_ns = float("-inf"), 0
         self.epoch = 0
         self._answer = UNANSWERED if context.db is None else EXPIRED
-        self._watched: tuple[datetime | None, float] = (
-            None,
-            0.0,
-        )  # another holder's last renewal, and since when we saw it
+        # another holder's last renewal, and since when we saw it
+        self._watched: tuple[datetime | None, float] = (None, 0.0)
         self._noted = ""
 
     @property

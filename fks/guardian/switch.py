@@ -153,9 +153,8 @@ class ScopeSwitch:
         self._publishing: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
         self._resuming, self._resumed = 0, 0  # resumes under way, and ended
-        self._taken: tuple[str, int] | None = (
-            None  # (kill, lease epoch) for which a predecessor's orders are in the file
-        )
+        # (kill, lease epoch) for which a predecessor's orders are in the file
+        self._taken: tuple[str, int] | None = None
         self._takes = 0
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────

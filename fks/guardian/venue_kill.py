@@ -91,10 +91,11 @@ class VenueKill(KillWork):
         is_past_start = self._share.is_past_start(record, self._clock.now_ns(), self._timing)
         shared, unattributed = self._shared(reports, snapshot, is_past_start=is_past_start)
         self._symbols |= {report.symbol for report in shared}
+        # a stop that the flattening placed again itself is kept
         ending = [
             report
             for report in shared
-            if not self._flatten.keeps(report.client_order_id)  # a stop that it placed again itself
+            if not self._flatten.keeps(report.client_order_id)
             and is_ended(self._action_of(report, snapshot), record.mode)
         ]
         self._note_stops(ending, snapshot)

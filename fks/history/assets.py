@@ -24,11 +24,8 @@ from fks.store.sync import SyncStore
 
 LISTED_S = 3600.0  # interval of fetching the listing: rules and trading states change rarely
 RELIST_FIRST_S, RELIST_MAX_S = 1.0, 60.0  # after a failure: a second, doubled each time
-CHANNELS = (
-    Channel.TRADES,
-    Channel.QUOTES,
-    Channel.BOOK,
-)  # channels that can be chosen; the exchange's own bars are always subscribed
+# channels that can be chosen; the exchange's own bars are always subscribed
+CHANNELS = (Channel.TRADES, Channel.QUOTES, Channel.BOOK)
 HISTORY_MAX_DAYS = 7300
 
 
@@ -243,9 +240,8 @@ class Assets:
         found = self._find(symbol)
         if found is None:
             return False
-        await self._syncs.respell(
-            self._exchange.name, symbol, found.symbol
-        )  # first: it is not looked for again once the asset is renamed
+        # first: it is not looked for again once the asset is renamed
+        await self._syncs.respell(self._exchange.name, symbol, found.symbol)
         await self._store.respell(self._exchange.name, symbol, found.symbol)
         return True
 

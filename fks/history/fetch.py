@@ -74,9 +74,8 @@ class HistoryFetcher:
         self._bar_filter = BarFilter(QuarantineStore(db), source="sync")
         self._trade_bars = TradeBars(exchange, clock)
         self._calendar = calendar_of(exchange.capabilities.calendar)
-        self._page = (
-            exchange.capabilities.bars_page_max
-        )  # of one window; after a shorter page the next one is requested
+        # bars of one window; after a shorter page the next one is requested
+        self._page = exchange.capabilities.bars_page_max
         self._has_answered = False
         self._partitioned_ns = 2**63
 

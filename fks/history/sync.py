@@ -314,9 +314,8 @@ class Sync:
             async for step in self._history.fill(symbol, timeframe, span):
                 fetched, written, absent = fetched + step.fetched, written + step.written, absent + step.absent
                 bars = self._history.count(timeframe, step.window)
-                gone = (
-                    step.absent if step.is_asked else bars
-                )  # absent bars take no time, and are no measure of the rest
+                # absent bars take no time, and are no measure of the rest
+                gone = step.absent if step.is_asked else bars
                 done, total = done + bars - gone, total - gone
                 await self._status.advance(name, symbol, timeframe, step.window.start_ns)
                 if progress is not None:

@@ -167,9 +167,8 @@ class Order:
     venue_order_id: str | None = None
     parent_id: str | None = None
     group_id: str | None = None  # the orders of one list at the venue share it
-    code: str | None = (
-        None  # our denial code, or the venue's refusal code; PENDING of a leg that waits there, OLD_SHARES
-    )
+    # our denial code, or the venue's refusal code; PENDING of a leg that waits there, OLD_SHARES
+    code: str | None = None
     detail: str | None = None
     is_reduce_only: bool = False
     is_stale: bool = False

@@ -54,9 +54,8 @@ class VenueCapabilities:
     fee_in_received_asset: bool = True
     has_collar: bool = False  # ends an order that fills at once or expires (FOK) by the collar of the fill rule
     keeps_bracket: bool = False  # the venue alone places, resizes and cancels SL and TP; it reports their orders
-    is_margin: bool = (
-        False  # contracts on margin: a position is no asset that was paid for, the broker checks the margin
-    )
+    # contracts on margin: a position is no asset that was paid for, the broker checks the margin
+    is_margin: bool = False
     has_good_till_date: bool = False  # ends a resting order at its `valid_until`, with or without FKS
     waits_for_session: bool = False  # an entry with `valid_until` waits for a session that is away; else it is denied
     is_in_process: bool = False  # its book dies with this process: an order that it does not know never arrived

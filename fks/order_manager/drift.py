@@ -152,9 +152,8 @@ class DriftWatch:
 
     def _drifts(self, account: Account, found: dict[str, Decimal]) -> dict[str, Decimal]:
         tolerance = self._settings.risk.drift_tolerance
-        if (
-            self._venue.capabilities.is_margin
-        ):  # contracts are compared; money moves with profit that is not booked here
+        # contracts are compared; money moves with profit that is not booked here
+        if self._venue.capabilities.is_margin:
             money = {instrument.quote for instrument in self._cache.instruments.values()} | {account.currency}
             found = {asset: amount for asset, amount in found.items() if asset not in money}
         return {

@@ -25,12 +25,13 @@ GRACE_S = 30.0  # for which a row may come after its order: the guardian's come 
 _READ_S = 15.0
 _BOOKED_NS = 7 * 86_400 * NS  # after that the executions of an order whose incident was closed are booked
 _LOST_MAX = 1000  # orders that are looked after; a further one is taken up by the next comparison with the venue
+# by: has a price, has a stop price
 _TYPES = {
     (False, False): OrderType.MARKET,
     (True, False): OrderType.LIMIT,
     (False, True): OrderType.STOP,
     (True, True): OrderType.STOP_LIMIT,
-}  # by: has a price, has a stop price
+}
 
 
 @dataclass(slots=True)

@@ -91,13 +91,14 @@ class PropGate:
             return None
         if guarded.rules is None:
             return self._denied(Code.PROP_OFF, guarded.fault)
+        # an intent that is checked again before its bytes is journaled already
         entries = tuple(
             _entry(order.symbol, order.remaining * order.side.sign, order.price or order.stop_price, order.stop_loss)
             for order in open_orders
             if order.venue == self._venue
             and not order.is_reduce_only
             and order.parent_id is None
-            and order.intent_id != intent.intent_id  # checked again before its bytes, it is journaled already
+            and order.intent_id != intent.intent_id
         )
         state = state_of(self._account(now_ns), entries)
         state = replace(state, holdings=_more(state.holdings, positions))

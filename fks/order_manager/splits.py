@@ -137,12 +137,13 @@ class SplitWatch:
         """Return whether the journal is compared with the venue, no entry of before and no closing order is open, every
         execution is booked, and no command is on its way; cancel those that are open."""
         orders = self._cache.open_at(split.key)
+        # quantities of exits and kills are what the books show
         old = [
             o
             for o in orders
             if o.state in OPEN
             and (
-                o.role in (Role.EXIT, Role.KILL)  # their quantities are what the books show
+                o.role in (Role.EXIT, Role.KILL)
                 or (o.role in (Role.ENTRY, Role.ORDER) and o.created_ns < split.effective_ns + _SUBMITTED_NS)
             )
         ]

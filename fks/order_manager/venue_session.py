@@ -389,9 +389,8 @@ class VenueSession:
         balances = await self.balances.read()
         await self.balances.keep(balances, query)
         await self._find_externals()
-        if (
-            self._is_session and not self._look.is_set()
-        ):  # else the stream broke meanwhile: it is STALE, and synced again
+        # if the stream broke meanwhile, the session is STALE and is synced again
+        if self._is_session and not self._look.is_set():
             await self._set_state("READY")
 
     async def _compare_orders(self) -> None:

@@ -815,13 +815,14 @@ class OrderCore:
 
     def _legs_of(self, instance: str) -> list[Order]:
         """Return the instance's legs that live, or may live, at the venue."""
+        # a pending leg ends with its entry
         return [
             order
             for order in self._orders.values()
             if order.instance == instance
             and order.role in _LEG_ROLES
             and order.state is not State.INTENDED
-            and not (order.is_pending and order.parent_id in self._orders)  # it ends with its entry
+            and not (order.is_pending and order.parent_id in self._orders)
             and not self._is_unresolvable(order)
         ]
 
@@ -933,6 +934,7 @@ class OrderCore:
             return []
         instrument = self._facts.instruments.get(entries.newest.exchange)
         away = Side.SELL if held > 0 else Side.BUY
+        # a person's resting sale closes nothing while the market is far from it
         still = sum(
             (
                 order.remaining
@@ -940,7 +942,6 @@ class OrderCore:
                 if order.instance == instance
                 and order.side is away
                 and order.role in _CLOSING_ROLES
-                # a person's resting sale closes nothing while the market is far from it
                 and (order.role is not Role.ORDER or order.type is OrderType.MARKET)
             ),
             ZERO,
@@ -1336,9 +1337,8 @@ class OrderCore:
         due_s = gap.since_s + limits.unprotected_s - recent_s
         if self._started_s is not None and gap.since_s < self._started_s:  # an earlier process left it: placed first
             known = all(want.parent.exchange in self._facts.instruments for want in wants)  # else it may be dust
-            is_long = (
-                gap.since_s < self._started_s - 2 * limits.unprotected_s
-            )  # processes may have died one after another
+            # processes may have died one after another
+            is_long = gap.since_s < self._started_s - 2 * limits.unprotected_s
             due_s = max(due_s, self._started_s + limits.unprotected_s / ((5 if is_long else 2) if known else 1))
         if self._is_due(due_s) and not gap.is_paged:
             gap.is_paged = True

@@ -111,9 +111,8 @@ class Limits:
     protect_retry_max_s: float = 10.0
     triggered_s: float = 3.0  # a stop that triggered and did not fill for this long is closed at the market
     protect_join_s: float = 0.25  # after its legs went out an entry's further executions are joined for this long
-    sweep_s: float = (
-        0.05  # parts that fill at once come this close together: with the last one the venue's exits are up
-    )
+    # parts that fill at once come this close together: with the last one the venue's exits are up
+    sweep_s: float = 0.05
     first_sync_s: float = 5.0  # entries wait this long for a venue's first reconciliation after a start
     unresolved_s: float = 60.0  # an acknowledged order UNKNOWN for longer does not hold up an exit (a person was paged)
 

@@ -140,9 +140,8 @@ class RedisBudget:
     def _alone(self, weight: int, limit: int) -> float:
         """Return the wait without Redis, by our own count and by the exchange's."""
         now_s, span_s = self._clock.monotonic(), self._span_ms / 1000
-        if (
-            now_s - self._last_used_s < span_s and self._last_used + weight > limit
-        ):  # its window may have begun just then
+        # the exchange's window may have begun just then
+        if now_s - self._last_used_s < span_s and self._last_used + weight > limit:
             return self._last_used_s + span_s - now_s
         if now_s - self._alone_from_s >= span_s:
             self._alone_from_s, self._alone_used = now_s, 0

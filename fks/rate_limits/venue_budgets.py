@@ -57,9 +57,8 @@ class LeasedBudget:
         self._own = _Counter(int(allowance.weight * own_share), allowance.window_s)
         self._alone = _Counter(int(allowance.weight * alone_share), allowance.window_s)
         self._tokens: dict[Priority, int] = dict.fromkeys(Priority, 0)
-        self._full_s: dict[Priority, float] = dict.fromkeys(
-            Priority, 0.0
-        )  # until when nothing is free, as far as known
+        # until when nothing is free, as far as known
+        self._full_s: dict[Priority, float] = dict.fromkeys(Priority, 0.0)
         self._window, self._ends_s = -1, 0.0  # of Redis' clock; monotonic
         self._reported, self._passed_on = (-1, 0), 0
         self._paused_s = 0.0

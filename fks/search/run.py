@@ -205,9 +205,8 @@ class Search:
         fold = self._folds[trial.fold]
         fold.waiting[trial.number] = trial
         if not self.task.plan.is_guided:
-            while (
-                known := fold.waiting.pop(fold.following, None)
-            ) is not None:  # in order: sums of floats depend on it
+            # in order: sums of floats depend on it
+            while (known := fold.waiting.pop(fold.following, None)) is not None:
                 fold.count(known, len(self.task.objectives))
                 fold.following += 1
             return

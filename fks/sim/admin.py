@@ -14,10 +14,11 @@ from fks.sim.atoms import parse, show
 from fks.sim.calls import NEW_ID_NAMES
 from fks.sim.endpoints import AS_REST
 from fks.sim.errors import ApiError
-from fks.sim.exchange import KeyRule, LocalExchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.faults import IMMEDIATE, KINDS, Fault
 from fks.sim.front import Front
 from fks.sim.handlers import Handlers
+from fks.sim.keys import KeyRule
 from fks.sim.options import Options
 
 Handler = Callable[[web.Request], Awaitable[object]]

@@ -15,10 +15,11 @@ import orjson
 
 from fks.sim.calls import Call, RequestRules
 from fks.sim.endpoints import Endpoint
-from fks.sim.exchange import LocalExchange, WireUserStream
+from fks.sim.exchange import LocalExchange
 from fks.sim.params import Params
 from fks.sim.publisher import MarketPublisher
 from fks.sim.sockets import Socket
+from fks.sim.user_stream import WireUserStream
 
 _DEPTH_MAX = 4  # objects within objects of a body
 Endpoints = Mapping[tuple[str, str], Endpoint]

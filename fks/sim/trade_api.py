@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from fks.sim.atoms import SCALE, show
 from fks.sim.entry import NewOrder, check_positive, read_order
 from fks.sim.errors import ApiError, missing, refusal
-from fks.sim.exchange import KeyRule, LocalExchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.faults import Target
+from fks.sim.keys import KeyRule
 from fks.sim.orders import PROFITS, STOPS, OrderList, SimFill, SimOrder
 from fks.sim.params import Params
 from fks.sim.symbol_state import SymbolState

@@ -126,10 +126,8 @@ class BarStore(SqlStore[Database], queries="bars"):
             try:
                 async with self._db.transaction() as own:
                     return await merging.merge(own, rows)
-            except (
-                asyncpg.DeadlockDetectedError,
-                asyncpg.SerializationError,
-            ) as error:  # rolled back: a concurrent merge was first
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+                # rolled back: a concurrent merge was first
                 met = error
         raise OutageError(
             f"merge of {bars.symbol} {bars.timeframe}: other writers were faster {_ATTEMPTS} times"

@@ -39,9 +39,8 @@ BUDGETS = "fks.budgets"
 CHANNELS = (BARS, SIGNALS, ORDERS, FILLS, FEEDS, ALERTS, KILL, HEALTH)
 
 _DOWN = (RedisError, OSError, TimeoutError)
-_REST_S = (
-    0.5  # after a failure calls are skipped for this long: the order path must not wait for a hung Redis repeatedly
-)
+# after a failure calls are skipped for this long: the order path must not wait for a hung Redis repeatedly
+_REST_S = 0.5
 _RETRY = Backoff(0.05, 2.0)
 _PUBLISH = "for i = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end return #ARGV"
 
@@ -57,7 +56,8 @@ class Bus:
     @classmethod
     async def connect(cls, url: str, *, timeout_s: float = 2.0) -> Self:
         """Return a bus on `url`. It does not wait for Redis: a bus whose Redis is down works once it is up."""
-        client: Any = Redis.from_url(  # Any: the stubs installed beside redis are of another version
+        # Any: the stubs installed beside redis are of another version
+        client: Any = Redis.from_url(
             url,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,

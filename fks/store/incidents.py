@@ -29,9 +29,8 @@ class Resolution(StrEnum):
 
     ADOPTED = "adopted"  # the difference is ours from now on: the expected holding moves by it; an order gets its row
     EXPLAINED = "explained"  # the difference is known and stays: the expected holding moves by it
-    BOOKED = (
-        "booked"  # a transfer or execution was booked that explains it; a difference that stays opens a new incident
-    )
+    # a transfer or execution was booked that explains it; a difference that stays opens a new incident
+    BOOKED = "booked"
 
 
 @dataclass(frozen=True, slots=True)

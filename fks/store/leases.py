@@ -130,8 +130,7 @@ class HeldLease:
     async def keep(self) -> None:
         """Renew every `renew_s` until cancelled. A lost database lets the lease run out; a newer epoch raises."""
         while True:
-            with contextlib.suppress(
-                OutageError
-            ):  # holds() turns false by itself: sending pauses until a renewal succeeds
+            # holds() turns false by itself: sending pauses until a renewal succeeds
+            with contextlib.suppress(OutageError):
                 await self.renew()
             await self._clock.sleep(self._renew_s)

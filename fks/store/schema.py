@@ -81,7 +81,8 @@ instruments = Table(
     PrimaryKeyConstraint("exchange", "symbol"),
 )
 
-assets = Table(  # symbols to collect, and whether: the owner's /assets
+# symbols to collect, and whether: the owner's /assets
+assets = Table(
     "assets",
     metadata,
     _text("exchange"),
@@ -95,7 +96,8 @@ assets = Table(  # symbols to collect, and whether: the owner's /assets
     PrimaryKeyConstraint("exchange", "symbol"),
 )
 
-corporate_actions = Table(  # of shares: stored bars are raw, and read in the shares of their end (fks.bars.splits)
+# of shares: stored bars are raw, and read in the shares of their end (fks.bars.splits)
+corporate_actions = Table(
     "corporate_actions",
     metadata,
     _text("exchange"),
@@ -125,7 +127,8 @@ corporate_actions = Table(  # of shares: stored bars are raw, and read in the sh
     PrimaryKeyConstraint("exchange", "symbol", "kind", "day", "type", "revision"),
 )
 
-funding_rates = Table(  # of perpetuals: a long position pays its value times the rate
+# of perpetuals: a long position pays its value times the rate
+funding_rates = Table(
     "funding_rates",
     metadata,
     _text("exchange"),
@@ -142,7 +145,8 @@ funding_rates = Table(  # of perpetuals: a long position pays its value times th
     PrimaryKeyConstraint("exchange", "symbol", "time", "revision"),
 )
 
-economic_events = Table(  # releases of figures and decisions of central banks; importance none: it does not take place
+# releases of figures and decisions of central banks; importance none: it does not take place
+economic_events = Table(
     "economic_events",
     metadata,
     _text("currency"),
@@ -184,7 +188,8 @@ ohlcv_data = Table(
     postgresql_partition_by="RANGE (time)",
 )
 
-series = Table(  # one row a stored series, kept by triggers on ohlcv_data, which no writer of bars can bypass
+# one row a stored series, kept by triggers on ohlcv_data, which no writer of bars can bypass
+series = Table(
     "series",
     metadata,
     _text("exchange"),
@@ -205,7 +210,8 @@ series = Table(  # one row a stored series, kept by triggers on ohlcv_data, whic
     postgresql_with={"fillfactor": 50},  # each stored bar changes its row: in place, with free space on the page
 )
 
-default_exchanges = Table(  # of a symbol that several have: the one that the view `ohlcv` shows; kept by triggers
+# of a symbol that several have: the one that the view `ohlcv` shows; kept by triggers
+default_exchanges = Table(
     "default_exchanges",
     metadata,
     _text("symbol"),
@@ -214,7 +220,8 @@ default_exchanges = Table(  # of a symbol that several have: the one that the vi
     PrimaryKeyConstraint("symbol"),
 )
 
-known_gaps = Table(  # requested already, and the exchange has no bars there: [gap_from, gap_to) is not requested again
+# requested already, and the exchange has no bars there: [gap_from, gap_to) is not requested again
+known_gaps = Table(
     "known_gaps",
     metadata,
     _text("exchange"),
@@ -227,7 +234,8 @@ known_gaps = Table(  # requested already, and the exchange has no bars there: [g
     PrimaryKeyConstraint("exchange", "symbol", "timeframe", "gap_from"),
 )
 
-feed_outages = Table(  # when a feed was not live, from its last message to its next; used by the quality report
+# when a feed was not live, from its last message to its next; used by the quality report
+feed_outages = Table(
     "feed_outages",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -240,7 +248,8 @@ feed_outages = Table(  # when a feed was not live, from its last message to its 
     Index(None, "exchange", "symbol", "began_at"),
 )
 
-quarantine = Table(  # suspect messages and bars: never repaired silently, never lost
+# suspect messages and bars: never repaired silently, never lost
+quarantine = Table(
     "quarantine",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -258,7 +267,8 @@ quarantine = Table(  # suspect messages and bars: never repaired silently, never
     Index(None, "exchange", "symbol", "received_at"),
 )
 
-indicators_cache = Table(  # one row a computed column; valid while the series has this revision and newest bar
+# one row a computed column; valid while the series has this revision and newest bar
+indicators_cache = Table(
     "indicators_cache",
     metadata,
     _text("exchange"),
@@ -292,7 +302,8 @@ market_trades = Table(
     postgresql_partition_by="RANGE (time)",
 )
 
-feeds = Table(  # one row a live feed: its sealed position, its age, its writer's epoch
+# one row a live feed: its sealed position, its age, its writer's epoch
+feeds = Table(
     "feeds",
     metadata,
     _text("exchange"),
@@ -349,34 +360,34 @@ accounts = Table(
     UniqueConstraint("name"),
 )
 
-credentials = (
-    Table(  # keys of venues, a row for each version; `sealed` is nonce and ciphertext (fks.config.credentials)
-        "credentials",
-        metadata,
-        Column("id", BigInteger, Identity(always=False), primary_key=True),
-        Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
-        _text("venue"),
-        _text("exchange"),
-        _text("role"),
-        Column("version", Integer, nullable=False),
-        _text("state", default="waiting"),  # for the process that carries the account; refused and retired keep no key
-        Column("sealed", LargeBinary, nullable=True),
-        _text("key_id"),  # of the encryption key
-        _text("fingerprint"),  # of the API key
-        Column("may_withdraw", Boolean, nullable=True),  # null: the venue did not say
-        Column("is_address_bound", Boolean, nullable=True),
-        _text("reason", default=""),
-        _text("created_by", default=""),
-        _time("created_at", now=True),
-        _time("taken_at", null=True),
-        UniqueConstraint("account_id", "role", "version"),
-        CheckConstraint("role IN ('orders','guardian')", name="role"),
-        CheckConstraint("state IN ('waiting','active','refused','retired')", name="state"),
-        CheckConstraint("(sealed IS NULL) = (state IN ('refused','retired'))", name="sealed"),
-    )
+# keys of venues, a row for each version; `sealed` is nonce and ciphertext (fks.config.credentials)
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("exchange"),
+    _text("role"),
+    Column("version", Integer, nullable=False),
+    _text("state", default="waiting"),  # for the process that carries the account; refused and retired keep no key
+    Column("sealed", LargeBinary, nullable=True),
+    _text("key_id"),  # of the encryption key
+    _text("fingerprint"),  # of the API key
+    Column("may_withdraw", Boolean, nullable=True),  # null: the venue did not say
+    Column("is_address_bound", Boolean, nullable=True),
+    _text("reason", default=""),
+    _text("created_by", default=""),
+    _time("created_at", now=True),
+    _time("taken_at", null=True),
+    UniqueConstraint("account_id", "role", "version"),
+    CheckConstraint("role IN ('orders','guardian')", name="role"),
+    CheckConstraint("state IN ('waiting','active','refused','retired')", name="state"),
+    CheckConstraint("(sealed IS NULL) = (state IN ('refused','retired'))", name="sealed"),
 )
 
-incidents = Table(  # flaws that a person must explain; while one is open, entries on its subject are denied
+# flaws that a person must explain; while one is open, entries on its subject are denied
+incidents = Table(
     "incidents",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -396,7 +407,8 @@ incidents = Table(  # flaws that a person must explain; while one is open, entri
     Index(None, "opened_at"),
 )
 
-transfers = Table(  # deposits and withdrawals as the venue lists them; income (signed) that a person recorded
+# deposits and withdrawals as the venue lists them; income (signed) that a person recorded
+transfers = Table(
     "transfers",
     metadata,
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
@@ -413,17 +425,16 @@ transfers = Table(  # deposits and withdrawals as the venue lists them; income (
     PrimaryKeyConstraint("account_id", "kind", "reference"),
 )
 
-account_assets = (
-    Table(  # the account's holding of an asset before FKS traded on it, and differences that a person adopted
-        "account_assets",
-        metadata,
-        Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
-        _text("asset"),
-        _money("opening"),
-        _money("adopted", default="0"),
-        _time("opened_at", now=True),
-        PrimaryKeyConstraint("account_id", "asset"),
-    )
+# the account's holding of an asset before FKS traded on it, and differences that a person adopted
+account_assets = Table(
+    "account_assets",
+    metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("asset"),
+    _money("opening"),
+    _money("adopted", default="0"),
+    _time("opened_at", now=True),
+    PrimaryKeyConstraint("account_id", "asset"),
 )
 
 balances = Table(
@@ -484,7 +495,8 @@ strategy_instances = Table(
     _time("updated_at", now=True),
 )
 
-strategy_files = Table(  # what users' files and packages offer, by the hash of their source: a cache
+# what users' files and packages offer, by the hash of their source: a cache
+strategy_files = Table(
     "strategy_files",
     metadata,
     _text("place"),
@@ -496,7 +508,8 @@ strategy_files = Table(  # what users' files and packages offer, by the hash of 
     PrimaryKeyConstraint("place", "sha256", "build"),
 )
 
-strategy_parameters = Table(  # every version an instance ever ran with
+# every version an instance ever ran with
+strategy_parameters = Table(
     "strategy_parameters",
     metadata,
     Column("instance_id", Text, ForeignKey("strategy_instances.id", ondelete="CASCADE"), nullable=False),
@@ -510,7 +523,8 @@ strategy_parameters = Table(  # every version an instance ever ran with
     PrimaryKeyConstraint("instance_id", "version"),
 )
 
-challengers = Table(  # variants of an instance's parameters that decide in shadow; a row stays, it counts as a trial
+# variants of an instance's parameters that decide in shadow; a row stays, it counts as a trial
+challengers = Table(
     "challengers",
     metadata,
     Column("id", Text, primary_key=True),
@@ -545,7 +559,8 @@ challengers = Table(  # variants of an instance's parameters that decide in shad
     Index("ix_challengers_waiting", "instance_id", unique=True, postgresql_where=text("stage = 'waiting'")),
 )
 
-challenger_decisions = Table(  # changes of a challenger's target; nothing is sent for them
+# changes of a challenger's target; nothing is sent for them
+challenger_decisions = Table(
     "challenger_decisions",
     metadata,
     Column("challenger_id", Text, ForeignKey("challengers.id", ondelete="CASCADE"), nullable=False),
@@ -558,7 +573,8 @@ challenger_decisions = Table(  # changes of a challenger's target; nothing is se
     PrimaryKeyConstraint("challenger_id", "ts_event"),
 )
 
-stop_moves = Table(  # prices to which strategies move stops, take profits and entries that rest; of seven days
+# prices to which strategies move stops, take profits and entries that rest; of seven days
+stop_moves = Table(
     "stop_moves",
     metadata,
     Column("number", BigInteger, Identity(always=False), nullable=False),
@@ -624,7 +640,8 @@ signals = Table(
     Index(None, "created_at"),
 )
 
-parent_orders = Table(  # what an entry wants beside its stop loss: targets, the move to break-even (fks.model.parent)
+# what an entry wants beside its stop loss: targets, the move to break-even (fks.model.parent)
+parent_orders = Table(
     "parent_orders",
     metadata,
     Column("signal_id", UUID, ForeignKey("signals.id"), primary_key=True),
@@ -632,7 +649,8 @@ parent_orders = Table(  # what an entry wants beside its stop loss: targets, the
     _time("updated_at", now=True),
 )
 
-order_amendments = Table(  # by persons of orders and of plans of parents, and by strategies of entries that rest
+# by persons of orders and of plans of parents, and by strategies of entries that rest
+order_amendments = Table(
     "order_amendments",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -652,7 +670,8 @@ order_amendments = Table(  # by persons of orders and of plans of parents, and b
     Index("ux_order_amendments_open", "client_order_id", unique=True, postgresql_where=text("finished_at IS NULL")),
 )
 
-derived_keys = Table(  # idempotency keys made for requests without one: the newest of each caller and body
+# idempotency keys made for requests without one: the newest of each caller and body
+derived_keys = Table(
     "derived_keys",
     metadata,
     _text("principal"),
@@ -731,7 +750,8 @@ orders = Table(
     Index(None, "venue", "venue_order_id"),
 )
 
-order_events = Table(  # append-only: every step of every order, in causal order per order
+# append-only: every step of every order, in causal order per order
+order_events = Table(
     "order_events",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -773,7 +793,8 @@ order_settlements = Table(
     Index(None, "client_order_id"),
 )
 
-reconcile_requests = Table(  # requests of persons that the order manager compares the journal with a venue now
+# requests of persons that the order manager compares the journal with a venue now
+reconcile_requests = Table(
     "reconcile_requests",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -799,7 +820,8 @@ exit_end_requests = Table(
     Index("ix_exit_end_requests_open", "id", postgresql_where=text("finished_at IS NULL")),
 )
 
-trades = Table(  # executions of our accounts: from fills, or booked by a person (record_trade)
+# executions of our accounts: from fills, or booked by a person (record_trade)
+trades = Table(
     "trades",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -860,7 +882,8 @@ trade_fees = Table(
     _time("valued_at", now=True),
 )
 
-journal_entries = Table(  # one row per closed trade, rebuilt from executions; tags and note are by persons
+# one row per closed trade, rebuilt from executions; tags and note are by persons
+journal_entries = Table(
     "journal_entries",
     metadata,
     Column("id", UUID, primary_key=True),
@@ -905,7 +928,8 @@ journal_entries = Table(  # one row per closed trade, rebuilt from executions; t
     Index("uq_journal_entries_seq", "seq", unique=True),
 )
 
-journal_positions = Table(  # up to which execution the journal has read each position
+# up to which execution the journal has read each position
+journal_positions = Table(
     "journal_positions",
     metadata,
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
@@ -928,13 +952,13 @@ positions = Table(
     _money("realized_pnl", default="0"),
     _money("fees", default="0"),
     _time("updated_at", now=True),
-    Column(
-        "entries", Integer, nullable=False, server_default="0"
-    ),  # entry orders that made the position, since it was flat
+    # entry orders that made the position, since it was flat
+    Column("entries", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("account_id", "venue", "symbol", "instance"),
 )
 
-position_splits = Table(  # splits of shares that were applied to positions, each once; or were not, and why
+# splits of shares that were applied to positions, each once; or were not, and why
+position_splits = Table(
     "position_splits",
     metadata,
     Column("id", UUID, primary_key=True),  # fks.model.ids.split_id
@@ -953,7 +977,8 @@ position_splits = Table(  # splits of shares that were applied to positions, eac
     Index("position_splits_key", "account_id", "venue", "symbol"),
 )
 
-lot_books = Table(  # lots of all accounts in one currency by one method; `is_shared`: accounts of one mode share theirs
+# lots of all accounts in one currency by one method; `is_shared`: accounts of one mode share theirs
+lot_books = Table(
     "lot_books",
     metadata,
     _text("currency"),
@@ -1008,7 +1033,8 @@ lot_disposals = _of_lots(
     _text("note"),
 )
 
-portfolios = Table(  # accounts and strategies that are valued together, in one currency
+# accounts and strategies that are valued together, in one currency
+portfolios = Table(
     "portfolios",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -1026,7 +1052,8 @@ portfolios = Table(  # accounts and strategies that are valued together, in one 
     UniqueConstraint("name"),
 )
 
-portfolio_members = Table(  # of one kind each: an account, or a strategy instance without its account
+# of one kind each: an account, or a strategy instance without its account
+portfolio_members = Table(
     "portfolio_members",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -1041,7 +1068,8 @@ portfolio_members = Table(  # of one kind each: an account, or a strategy instan
     Index("uq_portfolio_members_instance", "instance_id", unique=True, postgresql_where=text("left_at IS NULL")),
 )
 
-portfolio_equity = Table(  # in the portfolio's currency, every hour
+# in the portfolio's currency, every hour
+portfolio_equity = Table(
     "portfolio_equity",
     metadata,
     Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
@@ -1055,7 +1083,8 @@ portfolio_equity = Table(  # in the portfolio's currency, every hour
     PrimaryKeyConstraint("portfolio_id", "time"),
 )
 
-currency_rates = Table(  # into the portfolio's currency, as the equity of that time used them
+# into the portfolio's currency, as the equity of that time used them
+currency_rates = Table(
     "currency_rates",
     metadata,
     Column("portfolio_id", BigInteger, nullable=False),
@@ -1068,7 +1097,8 @@ currency_rates = Table(  # into the portfolio's currency, as the equity of that 
     PrimaryKeyConstraint("portfolio_id", "time", "asset"),
 )
 
-portfolio_limits = Table(  # limits of entries, each with what was measured last
+# limits of entries, each with what was measured last
+portfolio_limits = Table(
     "portfolio_limits",
     metadata,
     Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
@@ -1085,21 +1115,22 @@ portfolio_limits = Table(  # limits of entries, each with what was measured last
     PrimaryKeyConstraint("portfolio_id", "kind"),
 )
 
-portfolio_target_sets = Table(  # one row a version: what portfolio_targets belong to
+# one row a version: what portfolio_targets belong to
+portfolio_target_sets = Table(
     "portfolio_target_sets",
     metadata,
     Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
     Column("version", Integer, nullable=False),
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),  # where it trades
-    Column(
-        "rules", JSONB, nullable=False, server_default=text("'{}'::jsonb")
-    ),  # fks.portfolio.rebalance.RebalanceRules
+    # fks.portfolio.rebalance.RebalanceRules
+    Column("rules", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _text("created_by", default=""),
     _time("created_at", now=True),
     PrimaryKeyConstraint("portfolio_id", "version"),
 )
 
-portfolio_targets = Table(  # shares of a portfolio's capital
+# shares of a portfolio's capital
+portfolio_targets = Table(
     "portfolio_targets",
     metadata,
     Column("portfolio_id", BigInteger, nullable=False),
@@ -1115,7 +1146,8 @@ portfolio_targets = Table(  # shares of a portfolio's capital
     ),
 )
 
-instance_targets = Table(  # shares of a portfolio's equity that strategy instances are sized by
+# shares of a portfolio's equity that strategy instances are sized by
+instance_targets = Table(
     "instance_targets",
     metadata,
     Column("portfolio_id", BigInteger, nullable=False),
@@ -1132,7 +1164,8 @@ instance_targets = Table(  # shares of a portfolio's equity that strategy instan
     ),
 )
 
-portfolio_runs = Table(  # rebalancings; a planned one is a preview that a person may start
+# rebalancings; a planned one is a preview that a person may start
+portfolio_runs = Table(
     "portfolio_runs",
     metadata,
     Column("id", UUID(as_uuid=True), primary_key=True),
@@ -1169,7 +1202,8 @@ portfolio_runs = Table(  # rebalancings; a planned one is a preview that a perso
     ),
 )
 
-portfolio_run_steps = Table(  # the orders of a run; what became of them is in signals and orders
+# the orders of a run; what became of them is in signals and orders
+portfolio_run_steps = Table(
     "portfolio_run_steps",
     metadata,
     Column("run_id", UUID(as_uuid=True), ForeignKey("portfolio_runs.id", ondelete="CASCADE"), nullable=False),
@@ -1193,7 +1227,8 @@ portfolio_run_steps = Table(  # the orders of a run; what became of them is in s
     CheckConstraint("side IN ('buy','sell')", name="side"),
 )
 
-portfolio_policies = Table(  # fks.portfolio.rebalance.TriggerPolicy; a portfolio without a row is rebalanced by persons
+# fks.portfolio.rebalance.TriggerPolicy; a portfolio without a row is rebalanced by persons
+portfolio_policies = Table(
     "portfolio_policies",
     metadata,
     Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), primary_key=True),
@@ -1214,7 +1249,8 @@ portfolio_policies = Table(  # fks.portfolio.rebalance.TriggerPolicy; a portfoli
     CheckConstraint("trigger IN ('person','schedule','drift')", name="trigger"),
 )
 
-allocations = Table(  # weights that a method found; they become targets when they are applied
+# weights that a method found; they become targets when they are applied
+allocations = Table(
     "allocations",
     metadata,
     Column("id", UUID(as_uuid=True), primary_key=True),  # of its job
@@ -1234,7 +1270,8 @@ allocations = Table(  # weights that a method found; they become targets when th
     Index("ix_allocations_portfolio_id", "portfolio_id", "created_at"),
 )
 
-day_start_prices = Table(  # reference prices of LOSS_DAY, of symbols held when a trading day began
+# reference prices of LOSS_DAY, of symbols held when a trading day began
+day_start_prices = Table(
     "day_start_prices",
     metadata,
     _time("day_start"),
@@ -1244,7 +1281,8 @@ day_start_prices = Table(  # reference prices of LOSS_DAY, of symbols held when 
     PrimaryKeyConstraint("day_start", "exchange", "symbol"),
 )
 
-day_losses = Table(  # the greatest loss of a trading day, in the account's currency: LOSS_DAY holds until the day's end
+# the greatest loss of a trading day, in the account's currency: LOSS_DAY holds until the day's end
+day_losses = Table(
     "day_losses",
     metadata,
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
@@ -1281,7 +1319,8 @@ actor_events = Table(
     Index("ix_actor_events_escalations", "child", "id", postgresql_where=text("event IN ('escalated','cleared')")),
 )
 
-venue_states = Table(  # COLD DOWN SYNCING READY STALE REFUSED per venue and account
+# COLD DOWN SYNCING READY STALE REFUSED per venue and account
+venue_states = Table(
     "venue_states",
     metadata,
     _text("venue"),
@@ -1293,7 +1332,8 @@ venue_states = Table(  # COLD DOWN SYNCING READY STALE REFUSED per venue and acc
     PrimaryKeyConstraint("venue", "account_id"),
 )
 
-venues = Table(  # a person's decisions about venues; what a venue is, the settings say
+# a person's decisions about venues; what a venue is, the settings say
+venues = Table(
     "venues",
     metadata,
     Column("name", Text, primary_key=True),
@@ -1306,7 +1346,8 @@ venues = Table(  # a person's decisions about venues; what a venue is, the setti
     Index("venues_default", "is_default", unique=True, postgresql_where=text("is_default")),
 )
 
-venue_routes = Table(  # instrument pattern -> venues of orders that name neither account nor venue, the best first
+# instrument pattern -> venues of orders that name neither account nor venue, the best first
+venue_routes = Table(
     "venue_routes",
     metadata,
     Column("pattern", Text, primary_key=True),
@@ -1316,7 +1357,8 @@ venue_routes = Table(  # instrument pattern -> venues of orders that name neithe
     _time("updated_at", now=True),
 )
 
-venue_passes = Table(  # cases that passed: of a plug-in at a version and SHA-256 of its files, or of a certificate ("")
+# cases that passed: of a plug-in at a version and SHA-256 of its files, or of a certificate ("")
+venue_passes = Table(
     "venue_passes",
     metadata,
     _text("exchange"),
@@ -1378,7 +1420,8 @@ alerts = Table(
     Index("uq_alerts_source_ref", "source_ref", unique=True, postgresql_where=text("source_ref IS NOT NULL")),
 )
 
-alert_rules = Table(  # rules of persons; one with the name of a rule that comes with FKS takes its place
+# rules of persons; one with the name of a rule that comes with FKS takes its place
+alert_rules = Table(
     "alert_rules",
     metadata,
     Column("name", Text, primary_key=True),
@@ -1389,7 +1432,8 @@ alert_rules = Table(  # rules of persons; one with the name of a rule that comes
     _time("changed_at", now=True),
 )
 
-alert_silences = Table(  # what is not delivered before `until`
+# what is not delivered before `until`
+alert_silences = Table(
     "alert_silences",
     metadata,
     Column("id", Integer, Identity(always=False), primary_key=True),
@@ -1401,7 +1445,8 @@ alert_silences = Table(  # what is not delivered before `until`
     _time("created_at", now=True),
 )
 
-alert_channels = Table(  # where alerts are sent to
+# where alerts are sent to
+alert_channels = Table(
     "alert_channels",
     metadata,
     Column("name", Text, primary_key=True),
@@ -1415,7 +1460,8 @@ alert_channels = Table(  # where alerts are sent to
     _text("user_name", null=True),  # its owner
 )
 
-alert_deliveries = Table(  # messages to channels: claimed by one process at a time, fenced by its epoch and the attempt
+# messages to channels: claimed by one process at a time, fenced by its epoch and the attempt
+alert_deliveries = Table(
     "alert_deliveries",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -1443,7 +1489,8 @@ alert_deliveries = Table(  # messages to channels: claimed by one process at a t
     Index(None, "created_at"),
 )
 
-alert_delivery_items = Table(  # the alerts of a message; the key makes each one delivered once to each channel
+# the alerts of a message; the key makes each one delivered once to each channel
+alert_delivery_items = Table(
     "alert_delivery_items",
     metadata,
     Column("alert_id", BigInteger, ForeignKey("alerts.id", ondelete="CASCADE"), primary_key=True),
@@ -1453,7 +1500,8 @@ alert_delivery_items = Table(  # the alerts of a message; the key makes each one
     Index(None, "delivery_id"),
 )
 
-reports = Table(  # of periods that are over; each is delivered as the notice `alert_id`
+# of periods that are over; each is delivered as the notice `alert_id`
+reports = Table(
     "reports",
     metadata,
     Column("id", UUID, primary_key=True),
@@ -1507,7 +1555,8 @@ users = Table(
     UniqueConstraint("name"),
 )
 
-sessions = Table(  # one per login: a browser's cookie, or a family of refresh tokens
+# one per login: a browser's cookie, or a family of refresh tokens
+sessions = Table(
     "sessions",
     metadata,
     Column("id", UUID, primary_key=True),
@@ -1536,7 +1585,8 @@ refresh_tokens = Table(
     Index(None, "session_id"),
 )
 
-login_failures = Table(  # of one account or one address
+# of one account or one address
+login_failures = Table(
     "login_failures",
     metadata,
     Column("key", Text, primary_key=True),
@@ -1545,7 +1595,8 @@ login_failures = Table(  # of one account or one address
     _time("locked_until", null=True),
 )
 
-audit_log = Table(  # append-only: triggers refuse every change, and the gateway's role is not its owner
+# append-only: triggers refuse every change, and the gateway's role is not its owner
+audit_log = Table(
     "audit_log",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
@@ -1563,7 +1614,8 @@ audit_log = Table(  # append-only: triggers refuse every change, and the gateway
     Index(None, "at"),
 )
 
-chat_commands = Table(  # of persons by chat: a row before a command is carried out, so that it is carried out once
+# of persons by chat: a row before a command is carried out, so that it is carried out once
+chat_commands = Table(
     "chat_commands",
     metadata,
     Column("service", Text, primary_key=True),
@@ -1579,7 +1631,8 @@ chat_commands = Table(  # of persons by chat: a row before a command is carried 
     CheckConstraint("state IN ('running','done','refused','lost')", name="state"),
 )
 
-ninja_links = Table(  # links to NinjaTrader bridges: each actor `ninja:<group>` writes its row every second
+# links to NinjaTrader bridges: each actor `ninja:<group>` writes its row every second
+ninja_links = Table(
     "ninja_links",
     metadata,
     Column("group_name", Text, primary_key=True),
@@ -1598,7 +1651,8 @@ ninja_links = Table(  # links to NinjaTrader bridges: each actor `ninja:<group>`
     _time("updated_at", now=True),
 )
 
-ninja_requests = Table(  # to NinjaTrader bridges: signals, and everything else that is asked of one (fks.model.ninja)
+# to NinjaTrader bridges: signals, and everything else that is asked of one (fks.model.ninja)
+ninja_requests = Table(
     "ninja_requests",
     metadata,
     Column("id", Text, primary_key=True),
@@ -1630,7 +1684,8 @@ ninja_requests = Table(  # to NinjaTrader bridges: signals, and everything else 
     Index(None, "created_at", postgresql_using="brin"),
 )  # fmt: skip
 
-ninja_events = Table(  # the logs of NinjaTrader bridges, each event once; one process at a time writes those of a group
+# the logs of NinjaTrader bridges, each event once; one process at a time writes those of a group
+ninja_events = Table(
     "ninja_events",
     metadata,
     _text("group_name"),
@@ -1656,7 +1711,8 @@ ninja_events = Table(  # the logs of NinjaTrader bridges, each event once; one p
     ),
 )
 
-metric_snapshots = Table(  # of components, and the merged text, while Redis is away; unlogged
+# of components, and the merged text, while Redis is away; unlogged
+metric_snapshots = Table(
     "metric_snapshots",
     metadata,
     Column("component", Text, primary_key=True),
@@ -1665,7 +1721,8 @@ metric_snapshots = Table(  # of components, and the merged text, while Redis is 
     prefixes=["UNLOGGED"],
 )
 
-webhooks = Table(  # senders of signals without a token; the secret is derived from `salt` by the node's key
+# senders of signals without a token; the secret is derived from `salt` by the node's key
+webhooks = Table(
     "webhooks",
     metadata,
     Column("id", Integer, Identity(always=False), primary_key=True),
@@ -1714,7 +1771,8 @@ jobs = Table(
     Index("ix_jobs_fingerprint", "kind", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
 )
 
-job_keys = Table(  # of submitted work: the Idempotency-Key of a caller, as an id, and the job that it gave
+# of submitted work: the Idempotency-Key of a caller, as an id, and the job that it gave
+job_keys = Table(
     "job_keys",
     metadata,
     Column("id", UUID, primary_key=True),
@@ -1723,7 +1781,8 @@ job_keys = Table(  # of submitted work: the Idempotency-Key of a caller, as an i
     _time("created_at", now=True),
 )
 
-trials = Table(  # of searches; a row is proposed once, run by one attempt of a job at a time, and ended once
+# of searches; a row is proposed once, run by one attempt of a job at a time, and ended once
+trials = Table(
     "trials",
     metadata,
     Column("search_id", UUID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
@@ -1742,7 +1801,8 @@ trials = Table(  # of searches; a row is proposed once, run by one attempt of a 
     Index("ix_trials_open", "search_id", "fold", "number", postgresql_where=text("state IN ('queued','running')")),
 )
 
-feature_values = Table(  # own columns of strategies; what was known is never changed, only followed by later rows
+# own columns of strategies; what was known is never changed, only followed by later rows
+feature_values = Table(
     "feature_values",
     metadata,
     _text("feature"),
@@ -1772,7 +1832,8 @@ feature_values = Table(  # own columns of strategies; what was known is never ch
     Index("ix_feature_values_known", "feature", "symbol", "known_at"),
 )
 
-ai_models = Table(  # models of forecasts: each is one column of predictions, of one timeframe
+# models of forecasts: each is one column of predictions, of one timeframe
+ai_models = Table(
     "ai_models",
     metadata,
     Column("name", Text, primary_key=True),
@@ -1785,7 +1846,8 @@ ai_models = Table(  # models of forecasts: each is one column of predictions, of
     CheckConstraint("on_drift IN ('alert','demote')", name="on_drift"),
 )
 
-ai_model_versions = Table(  # trained models; the artifact is a file named by its hash
+# trained models; the artifact is a file named by its hash
+ai_model_versions = Table(
     "ai_model_versions",
     metadata,
     Column("model", Text, ForeignKey("ai_models.name"), nullable=False),
@@ -1817,7 +1879,8 @@ ai_model_versions = Table(  # trained models; the artifact is a file named by it
     Index("ix_ai_model_versions_live", "model", unique=True, postgresql_where=text("stage = 'live'")),
 )
 
-research_runs = Table(  # searches and backtests on stored bars, each once: later searches are deflated by all of them
+# searches and backtests on stored bars, each once: later searches are deflated by all of them
+research_runs = Table(
     "research_runs",
     metadata,
     Column("fingerprint", Text, primary_key=True),  # inputs_hash of the run
@@ -1855,7 +1918,8 @@ schedules = Table(
     CheckConstraint("(cron IS NULL) <> (every_s IS NULL)", name="rhythm"),
 )
 
-schedule_runs = Table(  # of the schedules of persons: one row a run, inserted by the scheduler that holds the lease
+# of the schedules of persons: one row a run, inserted by the scheduler that holds the lease
+schedule_runs = Table(
     "schedule_runs",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
@@ -1874,7 +1938,8 @@ schedule_runs = Table(  # of the schedules of persons: one row a run, inserted b
     Index("ix_schedule_runs_running", "id", postgresql_where=text("state = 'running'")),
 )
 
-component_health = Table(  # the last beat of every component, for a status request from outside the tree
+# the last beat of every component, for a status request from outside the tree
+component_health = Table(
     "component_health",
     metadata,
     Column("name", Text, primary_key=True),
@@ -1891,26 +1956,26 @@ component_health = Table(  # the last beat of every component, for a status requ
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
 )
 
-service_registry = (
-    Table(  # what the monitor knows of: written from heartbeats, but external services, which persons register
-        "service_registry",
-        metadata,
-        Column("name", Text, primary_key=True),
-        _text("kind"),
-        _text("service_type", default=""),
-        Column("services", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),  # of which it is a part
-        _text("host", default=""),
-        Column("port", Integer, nullable=True),
-        _text("health_endpoint", default=""),
-        _text("version", default=""),
-        _text("registered_by", default="system"),
-        _time("registered_at", now=True),
-        _time("seen_at", null=True),  # last heartbeat, or last answer of an external one
-        CheckConstraint("kind IN ('service','component','node','external')", name="kind"),
-    )
+# what the monitor knows of: written from heartbeats, but external services, which persons register
+service_registry = Table(
+    "service_registry",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("kind"),
+    _text("service_type", default=""),
+    Column("services", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),  # of which it is a part
+    _text("host", default=""),
+    Column("port", Integer, nullable=True),
+    _text("health_endpoint", default=""),
+    _text("version", default=""),
+    _text("registered_by", default="system"),
+    _time("registered_at", now=True),
+    _time("seen_at", null=True),  # last heartbeat, or last answer of an external one
+    CheckConstraint("kind IN ('service','component','node','external')", name="kind"),
 )
 
-service_dependencies = Table(  # down of a critical one is down, of an optional one degraded
+# down of a critical one is down, of an optional one degraded
+service_dependencies = Table(
     "service_dependencies",
     metadata,
     _text("service"),
@@ -1919,7 +1984,8 @@ service_dependencies = Table(  # down of a critical one is down, of an optional 
     PrimaryKeyConstraint("service", "depends_on"),
 )
 
-health_checks = Table(  # one row a service or dependency and look; `reported`: the status with flapping damped
+# one row a service or dependency and look; `reported`: the status with flapping damped
+health_checks = Table(
     "health_checks",
     metadata,
     _text("service"),
@@ -1935,7 +2001,8 @@ health_checks = Table(  # one row a service or dependency and look; `reported`: 
     Index(None, "at", postgresql_using="brin"),
 )
 
-service_metrics = Table(  # one row a component and minute
+# one row a component and minute
+service_metrics = Table(
     "service_metrics",
     metadata,
     _text("service"),
@@ -1949,7 +2016,8 @@ service_metrics = Table(  # one row a component and minute
     Index(None, "at", postgresql_using="brin"),
 )
 
-operations = Table(  # operations requested by persons: claimed and performed by the supervisor, kept as the audit
+# operations requested by persons: claimed and performed by the supervisor, kept as the audit
+operations = Table(
     "operations",
     metadata,
     Column("id", UUID, primary_key=True),
@@ -1961,9 +2029,8 @@ operations = Table(  # operations requested by persons: claimed and performed by
     _text("state", default="queued"),
     _text("progress", default=""),
     _text("error", null=True),
-    Column(
-        "attempt", Integer, nullable=False, server_default="0"
-    ),  # of the supervisor that performs it: others cannot write
+    # of the supervisor that performs it: others cannot write
+    Column("attempt", Integer, nullable=False, server_default="0"),
     Column("result", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _time("created_at", now=True),
     _time("started_at", null=True),
@@ -1990,27 +2057,26 @@ runtime_config = Table(
     CheckConstraint("state IN ('rolling','active','failed','superseded')", name="state"),
 )
 
-crash_marks = (
-    Table(  # the strategy instance that a worker ran when it died: its node's keeper writes, its successor reads
-        "crash_marks",
-        metadata,
-        Column("worker", Text, primary_key=True),
-        Column("epoch", BigInteger, nullable=False),
-        _text("instance"),
-        _time("marked_at"),
-        _time("bar_at", null=True),  # null: while it was loaded
-        _text("node", default=""),
-        _time("settled_at", null=True),
-    )
+# the strategy instance that a worker ran when it died: its node's keeper writes, its successor reads
+crash_marks = Table(
+    "crash_marks",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    _text("instance"),
+    _time("marked_at"),
+    _time("bar_at", null=True),  # null: while it was loaded
+    _text("node", default=""),
+    _time("settled_at", null=True),
 )
 
-heads = Table(  # the head of this database, one row: its keeper and its supervisor renew it each second
+# the head of this database, one row: its keeper and its supervisor renew it each second
+heads = Table(
     "heads",
     metadata,
     Column("id", SmallInteger, server_default="1", autoincrement=False),
-    Column(
-        "deployment", BigInteger, nullable=False, server_default="0"
-    ),  # grows with each head and each supervisor deployed
+    # grows with each head and each supervisor deployed
+    Column("deployment", BigInteger, nullable=False, server_default="0"),
     _text("machine"),
     _text("boot"),
     _text("host", default=""),
@@ -2023,7 +2089,8 @@ heads = Table(  # the head of this database, one row: its keeper and its supervi
     CheckConstraint("id = 1", name="single"),
 )
 
-nodes = Table(  # the machines of the cluster: each keeper writes its own row once a second
+# the machines of the cluster: each keeper writes its own row once a second
+nodes = Table(
     "nodes",
     metadata,
     Column("name", Text, primary_key=True),
@@ -2039,7 +2106,8 @@ nodes = Table(  # the machines of the cluster: each keeper writes its own row on
 )
 
 # ── documents, search and answers ────────────────────────────────────────────────────────────────
-ai_documents = Table(  # collection `fks`: the pages of FKS itself; `user`: those that persons add
+# collection `fks`: the pages of FKS itself; `user`: those that persons add
+ai_documents = Table(
     "ai_documents",
     metadata,
     Column("id", UUID, primary_key=True),
@@ -2060,7 +2128,8 @@ ai_documents = Table(  # collection `fks`: the pages of FKS itself; `user`: thos
 #: signs that PostgreSQL's parser would join to words are spaces, as in fks.ai.search.SIGNS
 _SPACED = "translate({0}, '!\"#$%&''()*+,-./:;<=>?@[\\]^_`{{|}}~', repeat(' ', 32))"
 
-ai_chunks = Table(  # parts of documents; an unchanged part of a new version keeps its row, and so its vectors
+# parts of documents; an unchanged part of a new version keeps its row, and so its vectors
+ai_chunks = Table(
     "ai_chunks",
     metadata,
     Column("id", UUID, primary_key=True),
@@ -2085,7 +2154,8 @@ ai_chunks = Table(  # parts of documents; an unchanged part of a new version kee
     Index("ix_ai_chunks_search", "search", postgresql_using="gin"),
 )
 
-ai_embedders = Table(  # models that turn text into vectors; the active one is in force
+# models that turn text into vectors; the active one is in force
+ai_embedders = Table(
     "ai_embedders",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -2102,7 +2172,8 @@ ai_embedders = Table(  # models that turn text into vectors; the active one is i
     Index("ix_ai_embedders_active", "state", unique=True, postgresql_where=text("state = 'active'")),
 )
 
-ai_embeddings = Table(  # real[], which pgvector casts: the table exists where pgvector does not
+# real[], which pgvector casts: the table exists where pgvector does not
+ai_embeddings = Table(
     "ai_embeddings",
     metadata,
     Column("embedder_id", BigInteger, ForeignKey("ai_embedders.id", ondelete="CASCADE"), nullable=False),
@@ -2112,14 +2183,14 @@ ai_embeddings = Table(  # real[], which pgvector casts: the table exists where p
     Index("ix_ai_embeddings_chunk", "chunk_id"),
 )
 
-ai_deployments = Table(  # language models to be served; a row is a process a replica, and no row is none
+# language models to be served; a row is a process a replica, and no row is none
+ai_deployments = Table(
     "ai_deployments",
     metadata,
     _text("name"),
     _text("engine"),
-    _text(
-        "model"
-    ),  # path of a GGUF file or of a folder with an ONNX model, or the name by which the server at `url` knows it
+    # path of a GGUF file or of a folder with an ONNX model, or the name by which the server at `url` knows it
+    _text("model"),
     _text("url", default=""),
     _text("sha256", default=""),
     Column("size_bytes", BigInteger, nullable=False, server_default="0"),
@@ -2139,7 +2210,8 @@ ai_deployments = Table(  # language models to be served; a row is a process a re
     CheckConstraint("replicas BETWEEN 1 AND 16", name="replicas"),
 )
 
-ai_consents = Table(  # a person's consents to send passages to OpenAI; prices are for a million tokens, all in USD
+# a person's consents to send passages to OpenAI; prices are for a million tokens, all in USD
+ai_consents = Table(
     "ai_consents",
     metadata,
     _text("collection"),
@@ -2158,7 +2230,8 @@ ai_consents = Table(  # a person's consents to send passages to OpenAI; prices a
     ),
 )
 
-ai_external_calls = Table(  # requests to OpenAI, recorded before they are sent; `cost`: the most it can be until known
+# requests to OpenAI, recorded before they are sent; `cost`: the most it can be until known
+ai_external_calls = Table(
     "ai_external_calls",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),

@@ -293,11 +293,12 @@ def _signal(
         if group is None
         else ids.entry_group_id(instance.account_id, instance.venue, group.name, instance.timeframe, time_ns),
         group_legs="" if group is None else " ".join(group.symbols),
+        # a person that approves the signal reads it
         reason=f"{instance.strategy} v{instance.params_version}"
         + ("" if share is None else f", {(share * 100).normalize():f} % of {of}")
         + ("" if trail is None else f", its stop trails by {trail:f}")
         + "".join(f", {(one.share * 100).normalize():f} % at {one.price:f}" for one in targets)
-        + ("" if plan is None or plan.break_even is None else ", to break-even"),  # for a person that approves it
+        + ("" if plan is None or plan.break_even is None else ", to break-even"),
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),
     )

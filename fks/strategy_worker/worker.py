@@ -16,19 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from fks.clock import Clock
 from fks.clock.waiting import end_task
-from fks.model.bar import Bars, Feature
-from fks.model.errors import BugError, FksError, InputError, OutageError, StaleEpochError
+from fks.model.bar import Bars
+from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.model.features import FORECAST, forecast_wait_s
 from fks.model.health import Check, failed
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso
@@ -46,130 +42,12 @@ from fks.strategies.base import Decisions, EntryGroup, Strategy, evaluate, group
 from fks.strategies.base.remote import RemoteStrategy
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import NarrowCatalogue
+from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.outputs import BatchDecisions, Output, ShadowOutput, SignalOutput, WorkerStore
+from fks.strategy_worker.sandbox import EVALUATE_S, Sandbox
+from fks.strategy_worker.self_checks import StalledInstances
 from fks.strategy_worker.signals import ages_s
-
-EVALUATE_S = 10.0  # code that takes longer crashes its instance
-STUCK_S = 2.0  # a thread that runs longer after that takes time from the other instances: the worker restarts
-T = TypeVar("T")
-#: errors with which user code would end the worker's process, or its task
-_LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError)
-
-
-class Sandbox:
-    """Runs user code of one instance at a time. `epoch` goes into the marks."""
-
-    def __init__(self, marker: CrashMarker, clock: Clock, epoch: int) -> None:
-        self._marker, self._clock, self._epoch = marker, clock, epoch
-        self._late: list[tuple[str, float, threading.Event]] = []  # (instance, since, ended) of threads over their time
-
-    def inline(self, instance: str, bar_ns: int, call: Callable[[], T]) -> T:
-        """Return the result of `call`, run on the loop: it must be fast. An endless call hangs the worker, and is
-        marked."""
-        with self._marker.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
-            return _confined(call)
-
-    async def in_thread(self, instance: str, strategy: str, bar_ns: int, call: Callable[[], T]) -> T:
-        """Return the result of `call`, run in a thread. Errors: InputError when it takes longer than EVALUATE_S."""
-        ended = threading.Event()
-
-        def work() -> T:
-            try:
-                return _confined(call)
-            finally:
-                ended.set()
-
-        with self._marker.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
-            try:
-                async with asyncio.timeout(EVALUATE_S) as limit:
-                    return await asyncio.to_thread(work)
-            except TimeoutError:
-                if not limit.expired():
-                    raise  # its own
-                self._late.append((instance, self._clock.monotonic(), ended))
-        raise InputError(
-            f"strategy {strategy} took longer than {EVALUATE_S:g} s to decide", remedy="make decide() faster"
-        ) from None
-
-    def stuck(self) -> str | None:
-        """Return an instance whose thread is long over its time, or None. A thread can only be ended with its
-        process."""
-        self._late = [item for item in self._late if not item[2].is_set()]
-        now = self._clock.monotonic()
-        return next((instance for instance, since, _ in self._late if now - since > STUCK_S), None)
-
-
-def _confined(call: Callable[[], T]) -> T:
-    """Return the result of `call`. Errors: InputError instead of an error that would end the worker."""
-    try:
-        return call()
-    except _LEAVING as error:
-        raise InputError(f"it raised {type(error).__name__}: {error}", remedy="raise an error, or decide") from error
-
-
-# Growing bars in memory, on which a strategy is evaluated from its anchor bar.
-
-_NAMES = ("time_ns", "open", "high", "low", "close", "volume")
-
-
-class Columns:
-    """Columns with spare capacity, doubled when full, so that not every new bar copies them. The inputs of the bars
-    (`Bars.inputs`) and their own columns (`Bars.features`) grow with them, row by row."""
-
-    def __init__(self, bars: Bars) -> None:
-        self._symbol, self._timeframe = bars.symbol, bars.timeframe
-        self._count = len(bars)
-        capacity = max(1024, 2 * self._count)
-        self._data = {name: _grown(column, capacity) for name, column in _columns_of(bars).items()}
-        self._features = tuple(bars.features)
-        self._inputs = {symbol: Columns(part) for symbol, part in bars.inputs.items()}
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def last_ns(self) -> int | None:
-        """Return the open time of the last bar, or None."""
-        return int(self._data["time_ns"][self._count - 1]) if self._count else None
-
-    def view(self) -> Bars:
-        """Return all bars; valid until the next append."""
-        inputs = {symbol: part.view() for symbol, part in self._inputs.items()}
-        data = {name: column[: self._count] for name, column in self._data.items()}
-        features = {name: Feature(data[f"{name}/values"], data[f"{name}/time_ns"]) for name in self._features}
-        columns = (data[name] for name in _NAMES)
-        return Bars(self._symbol, self._timeframe, *columns, inputs=inputs, features=features)
-
-    def append(self, bars: Bars) -> None:
-        """Add later bars. Errors: BugError when they are not later."""
-        if not len(bars):
-            return
-        last = self.last_ns
-        if last is not None and int(bars.time_ns[0]) <= last:
-            raise BugError(f"bars of {self._symbol} {self._timeframe} do not come after those before them")
-        end = self._count + len(bars)
-        for name, column in _columns_of(bars).items():
-            if end > len(self._data[name]):
-                self._data[name] = _grown(self._data[name][: self._count], 2 * end)
-            self._data[name][self._count : end] = column
-        self._count = end
-        for symbol, part in self._inputs.items():
-            part.append(bars.inputs[symbol])
-
-
-def _columns_of(bars: Bars) -> dict[str, npt.NDArray[Any]]:
-    found: dict[str, npt.NDArray[Any]] = {name: getattr(bars, name) for name in _NAMES}
-    for name, one in bars.features.items():
-        found |= {f"{name}/values": one.values, f"{name}/time_ns": one.time_ns}
-    return found
-
-
-def _grown(values: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
-    column = np.empty(capacity, dtype=values.dtype)
-    column[: len(values)] = values
-    return column
-
 
 POLL_S = 1.0
 AWAITED_POLL_S = 0.05  # while the forecast of a sealed bar is awaited
@@ -197,46 +75,6 @@ def _protections(decisions: Decisions) -> tuple[float, ...]:
     opened = opened_at(decisions.target, len(decisions.target) - 1)
     columns = (decisions.stop_loss, decisions.take_profit, decisions.trail)
     return tuple(0.0 if column is None else float(np.nan_to_num(column[opened])) for column in columns)
-
-
-class StalledInstances:
-    """Self-check: instances that stand still although a newer sealed bar exists, and since when. For one loop."""
-
-    def __init__(self) -> None:
-        self._since: dict[str, tuple[int | None, float]] = {}
-
-    def problems(
-        self,
-        cursors: Iterable[tuple[str, int | None, int | None]],
-        now_s: float,
-        *,
-        wait_max_s: float,
-        behind: Mapping[str, str] | None = None,
-    ) -> list[Check]:
-        """Return the instances behind for longer than `wait_max_s`, of (id, cursor, newest sealed bar).
-
-        One that moves, however slowly, is catching up and is no problem. `behind`: the symbol that an instance waits
-        for, by id; a new process would wait for it, too.
-        """
-        behind = behind or {}
-        since: dict[str, tuple[int | None, float]] = {}
-        for id, cursor_ns, sealed_ns in cursors:
-            if sealed_ns is None or (cursor_ns is not None and cursor_ns >= sealed_ns):
-                continue
-            known = self._since.get(id)
-            since[id] = known if known is not None and known[0] == cursor_ns else (cursor_ns, now_s)
-        self._since = since
-        return [
-            failed(
-                "queue",
-                f"sealed bars wait for {id} for {now_s - began_s:.0f} s"
-                + (f": bars of {behind[id]} are not sealed" if id in behind else ""),
-                id,
-                is_mended_by_restart=id not in behind,
-            )
-            for id, (_, began_s) in since.items()
-            if now_s - began_s > wait_max_s
-        ]
 
 
 @dataclass(slots=True)

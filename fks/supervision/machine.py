@@ -451,9 +451,8 @@ class _Machine:
     def _stop_next(self, spec: SupervisorSpec) -> bool:
         """Stop each marked child for which no marked sibling that started after it is left."""
         marked = [child for child in spec.children if self._nodes[child.id].is_marked]
-        for child in [
-            child for child in marked if not self._is_alive(child)
-        ]:  # what was looked for below it is not there
+        # what was looked for below it is not there
+        for child in [child for child in marked if not self._is_alive(child)]:
             self._rest(child)
             self._down(child.id)
             return True

@@ -73,9 +73,8 @@ class Recorder:
         number = next(self._connections)
         data = msgspec.json.encode({"url": url, "wanted": [[s.channel, s.symbol, s.timeframe] for s in wanted]})
         with self._lock:
-            self._standing = {
-                known: text for known, text in self._standing.items() if text != data
-            }  # it was opened again
+            # the connection was opened again
+            self._standing = {known: text for known, text in self._standing.items() if text != data}
             self._standing[number] = data
             if len(self._standing) > _STANDING_MAX:
                 del self._standing[next(iter(self._standing))]

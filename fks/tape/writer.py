@@ -120,10 +120,8 @@ def lock_shared(file: BinaryIO) -> None:
 
 
 def _is_held(path: Path) -> bool:
-    with (
-        contextlib.suppress(OSError),
-        path.open("rb") as file,
-    ):  # a file system without locks
+    # suppressed: a file system without locks
+    with contextlib.suppress(OSError), path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

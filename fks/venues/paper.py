@@ -460,9 +460,8 @@ class PaperVenue:
         if quantity < max(instrument.qty_min, instrument.lot_step):
             return
         if bar is not None and self._mode == "last" and bar.time_ns < self._moved_ns.get(symbol, 0):
-            close = Decimal(
-                repr(bar.close)
-            )  # of the rest of the bar it is not known whether it came before the position
+            # of the rest of the bar it is not known whether it came before the position
+            close = Decimal(repr(bar.close))
             prices = BarRange(close, close, close, close)
         if (cash := self._cash_beside(symbol, instrument.quote)) is None:
             return

@@ -42,7 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "JSON that we wrote ourselves": (
         "fks/api/auth.py::use_ticket", "fks/entry/emergency_stop.py::EmergencyStop._answer",
-        "fks/api/graphql/schema.py::call", "fks/api/idempotency.py::Idempotency._opened",
+        "fks/api/graphql/calls.py::call", "fks/api/idempotency.py::Idempotency._opened",
         "fks/api/jobs.py::submit_once", "fks/entry/why.py::Why._trace", "fks/search/ledger.py",
     ),
 }  # fmt: skip

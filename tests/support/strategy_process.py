@@ -13,7 +13,7 @@ from pathlib import Path
 from fks.store.bus import Bus
 from fks.store.challengers import SHADOW_WORKER
 from fks.store.db import Database
-from fks.strategy_worker import crash_attribution
+from fks.strategy_worker import crash_attribution, sandbox
 from fks.strategy_worker import worker as worker_module
 from fks.strategy_worker.worker import StrategyWorker
 from tests.support.runtimes import runtime
@@ -35,7 +35,7 @@ async def main(
     home: Path | None = None,
     only: str | None = None,
     is_shadow: bool = False,
-    evaluate_s: float = worker_module.EVALUATE_S,
+    evaluate_s: float = sandbox.EVALUATE_S,
 ) -> None:
     name, dump = SHADOW_WORKER if is_shadow else lease_name(only), None
     if home is not None:
@@ -44,7 +44,7 @@ async def main(
         dump = run / f"{name}.dump"
         faulthandler.enable((run / f"{name}.crash").open("w"))
     crash_attribution.EXIT_WAIT_S = 0.1  # no supervisor writes how a predecessor ended
-    worker_module.EVALUATE_S = evaluate_s
+    sandbox.EVALUATE_S = worker_module.EVALUATE_S = evaluate_s
     owner = await Database.connect(database_url)
     db, bus = await Database.connect(role_url(database_url, "strategy")), await Bus.connect(redis_url)
     context = runtime(db, bus, await hold(owner, epoch, name))

@@ -20,7 +20,7 @@ from fks.api.auth import (
     unauthorized,
     use_ticket,
 )
-from fks.api.client import SocketClient, topics_of
+from fks.api.client import SocketClient
 from fks.api.exact import ExactJson, dump
 from fks.api.gateway import Replica
 from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
@@ -28,6 +28,7 @@ from fks.api.problems import of_error
 from fks.api.query import Gate, Reader
 from fks.api.routing import Router
 from fks.api.subscriptions import handle, is_checked, wide
+from fks.api.topics import topics_of
 from fks.api.window import ClientWindow
 from fks.model.errors import FksError, OutageError, Problem, invalid, unprocessable
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso

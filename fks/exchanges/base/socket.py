@@ -113,9 +113,8 @@ class Sockets:
         finally:
             for task in tasks:
                 task.cancel()
-            ending = asyncio.create_task(
-                _close(tasks, socket)
-            )  # not awaited: a dead peer does not answer the close frame
+            # not awaited: a dead peer does not answer the close frame
+            ending = asyncio.create_task(_close(tasks, socket))
             self._closing.add(ending)
             ending.add_done_callback(self._closing.discard)
 

@@ -299,9 +299,8 @@ class CoinbaseWire:
 
     def _missing(self, first: int, next_: int) -> list[MarketEvent]:
         why = f"messages {first} to {next_ - 1} of the connection are missing"
-        for symbol in self._wanted.get(
-            Channel.BOOK, ()
-        ):  # also one that waits for its snapshot, which may be in the gap
+        # also a book that waits for its snapshot, which may be in the gap
+        for symbol in self._wanted.get(Channel.BOOK, ()):
             self._ask_again(symbol)
         return [Discontinuity(channel, symbol, why) for channel, symbols in self._wanted.items() for symbol in symbols]
 

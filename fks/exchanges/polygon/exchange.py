@@ -188,8 +188,9 @@ class PolygonExchange(WireExchange):
         if since_ns is not None:
             params["timestamp.gte"] = since_ns
         answer = await self._get(f"{self._base}/v3/trades/{symbol}", params)
+        # time in milliseconds, as live
         trades = [
-            trade_of(symbol, row.sequence_number, row.sip_timestamp // MS * MS, row.price, row.size)  # as live: ms
+            trade_of(symbol, row.sequence_number, row.sip_timestamp // MS * MS, row.price, row.size)
             for row in _decode(answer.results, list[_Trade])
         ]
         return sorted(trades, key=lambda trade: trade.trade_id)
@@ -215,9 +216,8 @@ class PolygonExchange(WireExchange):
                 if response.status != 200:
                     raise _refused(response.status, body)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise OutageError(
-                f"polygon does not answer: {type(error).__name__}"
-            ) from error  # its text may hold the request
+            # the error's text may hold the request
+            raise OutageError(f"polygon does not answer: {type(error).__name__}") from error
         return _decode(body, _Answer)
 
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:

@@ -35,7 +35,8 @@ from fks.sim.coinbase.orders import (
 from fks.sim.endpoints import Endpoint
 from fks.sim.entry import NewOrder
 from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import KeyRule, LocalExchange
+from fks.sim.exchange import LocalExchange
+from fks.sim.keys import KeyRule
 from fks.sim.limits import DecayingCount
 from fks.sim.orders import OrderList, SimFill, SimOrder
 from fks.sim.params import Params

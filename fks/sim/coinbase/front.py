@@ -10,8 +10,9 @@ from fks.sim.coinbase import market
 from fks.sim.coinbase.account import ORDERS, CoinbaseAccount
 from fks.sim.coinbase.publisher import PATH, CoinbasePublisher
 from fks.sim.endpoints import Endpoint
-from fks.sim.exchange import LocalExchange, token_part
+from fks.sim.exchange import LocalExchange
 from fks.sim.front import Arrived, Front, json_values
+from fks.sim.keys import token_part
 
 
 class CoinbaseFront(Front):

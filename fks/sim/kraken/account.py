@@ -16,7 +16,8 @@ from fks.sim.calls import Call, RequestRules
 from fks.sim.endpoints import Endpoint
 from fks.sim.entry import NewOrder
 from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import KeyRule, LocalExchange
+from fks.sim.exchange import LocalExchange
+from fks.sim.keys import KeyRule
 from fks.sim.kraken import orders as rows
 from fks.sim.kraken.orders import KrakenError, invalid
 from fks.sim.kraken.pairs import Pair, asset_name, pair_of
@@ -42,7 +43,8 @@ _INT32 = 1 << 31
 _DEADLINE_S = (2, 60)
 _EXPIRY_S = (5, 31 * 86_400)
 _SIDES = {"buy": "BUY", "sell": "SELL"}
-_PERMISSIONS = (  # the rights that these endpoints need; none may withdraw
+# the rights that these endpoints need; none may withdraw
+_PERMISSIONS = (
     "query-funds",
     "query-open-trades",
     "query-closed-trades",

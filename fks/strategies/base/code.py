@@ -61,7 +61,8 @@ _UNSEEN: Final = frozenset({
     "__mro__", "__subclasses__", "environ", "f_back", "f_globals", "f_locals", "fromfile", "genfromtxt",
     "getenv", "gi_frame", "load", "loadtxt", "memmap", "now", "random", "tb_frame", "today", "utcnow",
 })  # fmt: skip
-_UNSEEN_BUILTINS: Final = frozenset({  # an attribute may have these names: bars have `open`
+# an attribute may have these names: bars have `open`
+_UNSEEN_BUILTINS: Final = frozenset({
     "breakpoint", "compile", "delattr", "dir", "eval", "exec", "globals", "id", "input", "locals", "open",
     "setattr", "vars",
 })  # fmt: skip

@@ -34,9 +34,8 @@ class EventReader:
         self._note = note
         self._mentioned: OrderedDict[str, None] = OrderedDict()  # client ids the stream mentioned lately
         self.expected: dict[str, float] = {}  # client id -> monotonic time by which the stream must mention it
-        self.echo_by: Callable[[], float] | None = (
-            None  # set while the stream is up: the deadline for an order sent now
-        )
+        # set while the stream is up: the deadline for an order sent now
+        self.echo_by: Callable[[], float] | None = None
         self.wake = asyncio.Event()  # set when `expected` grew
 
     def take(self, event: Mapping[str, Any]) -> None:

@@ -8,22 +8,20 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Protocol
 
 from fks.clock import Clock
-from fks.config.urls import is_test_host
-from fks.model.account import Balance, Environment, Transfer, TransferKind, VenueIdentity
+from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.codes import Code
 from fks.model.decimals import number_of, plain
 from fks.model.errors import KeyRefusedError, OutageError, PeerError
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Outcome, Presence, Refusal, Report, TimeInForce
 from fks.model.ports import KeyRights, Log, Priority, VenueBudget, VenueCapabilities, VenueEvent
-from fks.model.timeframe import to_ns
 from fks.venues.base import mistake_in, priority_of, refused
 from fks.venues.binance import calls
+from fks.venues.binance.account import deposits_of, identity_of, withdrawals_of
 from fks.venues.binance.calling import CallingVenue, CallResult, as_answer, difference_between
 from fks.venues.binance.calls import VenueCall
 from fks.venues.binance.classify import (
@@ -37,64 +35,6 @@ from fks.venues.binance.classify import (
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import TYPES, FillReader, balances_of, entry_params, oco_params, order_params, report_of
 from fks.venues.binance.stream import EventReader
-
-# Conversion of Binance's answers about the session's owner, deposits and withdrawals. Pure.
-
-_MS = 1_000_000
-_CREDITED = frozenset({1, 6})  # success; credited, but not to be withdrawn yet
-_RETURNED = frozenset({1, 3, 5})  # cancelled, rejected, failed: what was taken came back
-
-
-def identity_of(answer: Mapping[str, Any], rest_url: str | None) -> VenueIdentity:
-    """Return the owner that an account answer describes. Errors: PeerError without a uid."""
-    uid = answer.get("uid")
-    if uid is None or str(uid) == "":
-        raise PeerError("the account answer carries no uid")
-    if answer.get("environment") == Environment.SIM.value:
-        return VenueIdentity(Environment.SIM, str(uid), str(answer.get("networkEpoch") or ""))
-    return VenueIdentity(Environment.TEST if is_test_host(rest_url) else Environment.LIVE, str(uid))
-
-
-def deposits_of(rows: Sequence[Mapping[str, Any]]) -> list[Transfer]:
-    """Return the credited deposits of `capital/deposit/hisrec`. Errors: PeerError."""
-    try:
-        return [
-            Transfer(
-                TransferKind.DEPOSIT,
-                str(row["id"]),
-                str(row["coin"]),
-                number_of(row["amount"]),
-                int(row["insertTime"]) * _MS,
-            )
-            for row in rows
-            if int(row["status"]) in _CREDITED
-        ]
-    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
-        raise PeerError(f"deposits cannot be read ({type(error).__name__}: {error})") from error
-
-
-def withdrawals_of(rows: Sequence[Mapping[str, Any]]) -> list[Transfer]:
-    """Return the withdrawals of `capital/withdraw/history`, counted from their request on, when the exchange takes the
-    amount; one that failed later is followed by a deposit that brings it back. Errors: PeerError."""
-    found: list[Transfer] = []
-    try:
-        for row in rows:
-            reference, asset, amount = str(row["id"]), str(row["coin"]), number_of(row["amount"])
-            fee, at = number_of(row.get("transactionFee") or "0"), _moment(str(row["applyTime"]))
-            found.append(Transfer(TransferKind.WITHDRAWAL, reference, asset, amount, at, fee))
-            if int(row["status"]) in _RETURNED:
-                found.append(Transfer(TransferKind.DEPOSIT, f"returned:{reference}", asset, amount + fee, at))
-    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
-        raise PeerError(f"withdrawals cannot be read ({type(error).__name__}: {error})") from error
-    return found
-
-
-def _moment(text: str) -> int:
-    """Return "2026-11-21 12:00:00" (UTC), or milliseconds as text, in ns."""
-    if text.isdigit():
-        return int(text) * _MS
-    return to_ns(datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC))
-
 
 _IDS_MAX = 20_000
 _KEY_REFUSED = frozenset({-2008, -2014, -2015, -1022})  # bad key, format, key or address, signature

@@ -14,8 +14,9 @@ from fks.sim.calls import Call, RequestRules
 from fks.sim.endpoints import Endpoint
 from fks.sim.entry import NewOrder
 from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import KeyRule, LocalExchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.front import Arrived, Front, json_values
+from fks.sim.keys import KeyRule
 from fks.sim.orders import SimFill, SimOrder
 from fks.sim.params import Params
 

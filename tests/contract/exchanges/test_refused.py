@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from fks.clock import RealClock
-from fks.collector.collector import Collector, feed_problems
+from fks.collector.collector import Collector
+from fks.collector.self_checks import feed_problems
 from fks.config.settings import Data, Settings
 from fks.exchanges.registry import make_exchange
 from fks.runtime import Runtime

@@ -30,6 +30,7 @@ from fks.store.feature_values import FeatureStore, FeatureValue, add_features
 from fks.store.strategies import Owner, StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
+from fks.strategy_worker import sandbox
 from fks.strategy_worker import worker as strategy_worker
 from fks.strategy_worker.worker import StrategyWorker
 from tests.support.cut_link import KINDS, behind_a_link, partition_s
@@ -178,7 +179,8 @@ async def test_confined_files_trade_alike_and_cost_their_instance_alone(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that ends its process, hangs or reads the secrets crashes its instance; the worker and the others go on."""
-    monkeypatch.setattr(strategy_worker, "EVALUATE_S", 3.0)  # a busy machine starts no child in one
+    for module in (sandbox, strategy_worker):
+        monkeypatch.setattr(module, "EVALUATE_S", 3.0)  # a busy machine starts no child in one
     secret = floor.home / "secrets.toml"
     secret.write_text("the key of the venue")
     attempts = {

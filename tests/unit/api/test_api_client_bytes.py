@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.api import client as module
-from fks.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, Requests, SocketClient, Topic, topics_of
+from fks.api import requests
+from fks.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, SocketClient
+from fks.api.requests import Requests
+from fks.api.topics import Topic, topics_of
 
 LARGE = "x" * (QUEUE_BYTES // 10)
 FEEDS = Topic("feeds", "binance", "BTCUSDT")
@@ -130,7 +133,7 @@ async def test_client_with_unread_answers_waits_with_its_next_request() -> None:
 
 
 async def test_requests_wait_in_their_order_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REQUESTS_SIZE", 1000)
+    monkeypatch.setattr(requests, "REQUESTS_SIZE", 1000)
     asked = Requests()
     async with asyncio.timeout(20):
         for n in range(4):

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
 from fks.api.auth import bearer_of
-from fks.api.client import SocketClient, topics_of
+from fks.api.client import SocketClient
 from fks.api.exact import dump
 from fks.api.query import moment
+from fks.api.topics import topics_of
 from fks.config.settings import Http
 from fks.model.decimals import plain
 from fks.model.errors import InputError

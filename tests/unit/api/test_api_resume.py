@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fks.api import hub as hubs
-from fks.api.client import SocketClient, Topic, topics_of
+from fks.api.client import SocketClient
 from fks.api.hub import Hub
+from fks.api.topics import Topic, topics_of
 from fks.clock import FakeClock
 from fks.model.untrusted import parse
 from fks.store.bus import Bus

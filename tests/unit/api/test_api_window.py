@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from fks.api.client import SocketClient, Topic
+from fks.api.client import SocketClient
+from fks.api.topics import Topic
 from fks.api.window import CHECK_BYTES, CHECK_MESSAGES, CHECK_S, CHECKS_MAX, SILENT_BYTES, SILENT_BYTES_S, ClientWindow
 
 LATE_S = 10.0

@@ -16,9 +16,10 @@ from fks.clock import FakeClock
 from fks.sim.atoms import parse, show, times
 from fks.sim.entry import NewOrder
 from fks.sim.errors import ApiError
-from fks.sim.exchange import LocalExchange, Users
+from fks.sim.exchange import LocalExchange
 from fks.sim.options import Options
 from fks.sim.orders import SimOrder
+from fks.sim.user_stream import Users
 
 SYMBOL = "SOLUSDT"
 START = {"USDT": "20000", "SOL": "50"}

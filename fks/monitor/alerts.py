@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fks.monitor.status import WELL, component_view, node_view
+from fks.store.alerting import settle
 from fks.store.db import Querier
 
 #: A child that was down must be well for this long before its alert is over.
@@ -174,7 +175,7 @@ async def settle_what_is_over(db: Querier, now: datetime) -> list[dict[str, Any]
     over = [alert["id"] for alert in alerts if is_over(alert, facts)]
     if not over:
         return []
-    return [dict(row) for row in await db.fetch("monitor.resolve_alerts", over, "its cause is over")]
+    return [dict(row) for row in await settle(db, ids=over)]
 
 
 async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime) -> AlertFacts:

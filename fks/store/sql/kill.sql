@@ -167,9 +167,9 @@ INSERT INTO alerts (severity, event, message, component, payload)
 SELECT 'page', $1, $2, 'guardian', $3::jsonb
  WHERE NOT EXISTS (SELECT FROM open);
 
--- name: end_alert
--- End a page of the kills of a scope: its cause is over.
-UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over')
+-- name: open_alerts
+-- The ids of the open pages of an event about the kills of a scope.
+SELECT id FROM alerts
  WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL AND payload ? 'kill_id'
    AND coalesce(payload ->> 'scope', 'system') = $2;
 

@@ -91,11 +91,6 @@ SELECT o.client_order_id, o.state,
 -- What is held in the symbols that open alerts are about.
 SELECT symbol, instance, quantity FROM positions WHERE symbol = ANY($1::text[]) AND quantity <> 0;
 
--- name: resolve_alerts
--- Settle alerts: their cause is over, or a person has seen to it.
-UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', $2::text)
- WHERE id = ANY($1::bigint[]) AND resolved_at IS NULL RETURNING id, event, message, component;
-
 -- name: events
 -- The newest lines of the tree's history: of one child (and its kin, strategy means strategy:0), since a time, after an id.
 SELECT id, time, child, event, reason, pid, epoch, node, payload

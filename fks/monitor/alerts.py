@@ -19,6 +19,8 @@ from fks.store.db import Querier
 #: A child that was down must be well for this long before its alert is over.
 CALM = timedelta(seconds=10)
 WARNING_KEPT = timedelta(hours=24)
+#: alerts that one query reads
+_READ_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +167,16 @@ def message_of(row: Mapping[str, Any], severity: str | None = None) -> dict[str,
 async def settle_what_is_over(db: Querier, now: datetime) -> list[dict[str, Any]]:
     """Resolve every open alert whose cause is over; return them. Costs one query while none is open.
 
-    Errors: OutageError.
+    An alert of a rule is left to that rule. Errors: OutageError.
     """
-    rows = [dict(row) for row in await db.fetch("monitor.alerts", 500)]
-    alerts = [row for row in rows if row["rule"] is None]  # what a rule raised, that rule settles
-    if not alerts:
-        return []
-    facts = await _facts(db, alerts, now)
-    over = [alert["id"] for alert in alerts if is_over(alert, facts)]
-    if not over:
-        return []
-    return [dict(row) for row in await settle(db, ids=over)]
+    over, last_id = [], 0
+    while alerts := [dict(row) for row in await db.fetch("monitor.unsettled", last_id, _READ_MAX)]:
+        last_id = alerts[-1]["id"]
+        facts = await _facts(db, alerts, now)
+        over += [alert["id"] for alert in alerts if is_over(alert, facts)]
+        if len(alerts) < _READ_MAX:
+            break
+    return [dict(row) for row in await settle(db, ids=over)] if over else []
 
 
 async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime) -> AlertFacts:

@@ -113,8 +113,8 @@ USES: Final[Mapping[str, str]] = {
         gateway.account_names gateway.position_exchange gateway.positions gateway.signal gateway.signals kill.accounts
         kill.engaged kill.instances kill.upsert metrics.young monitor.alert_orders monitor.alert_positions
         monitor.alerts monitor.alerts_after monitor.components monitor.connections_ratio monitor.feeds monitor.kills
-        monitor.last_alert monitor.nodes monitor.operations monitor.served
-        monitor.troubled_instances monitor.venues nodes.forget_silent nodes.page_silent orders.allocation
+        monitor.last_alert monitor.nodes monitor.operations monitor.served monitor.troubled_instances
+        monitor.unsettled monitor.venues nodes.forget_silent nodes.page_silent orders.allocation
         orders.by_signal reading.known reading.spelled registry.dependencies registry.forget_own registry.list
         registry.queues registry.recent_checks registry.register_own registry.save_checks registry.save_metrics
         registry.seed_dependency registry.seen registry.uptime registry.verdicts

@@ -66,6 +66,11 @@ SELECT kill_id, scope, reason, engaged_by, engaged_at FROM kill_switch WHERE is_
 SELECT id, time, severity, event, message, component, payload, rule, acknowledged_at, acknowledged_by
   FROM alerts WHERE resolved_at IS NULL ORDER BY time DESC, id DESC LIMIT $1;
 
+-- name: unsettled
+-- The open alerts that no rule raised, above an id, oldest first.
+SELECT id, time, severity, event, component, payload
+  FROM alerts WHERE resolved_at IS NULL AND rule IS NULL AND id > $1 ORDER BY id LIMIT $2;
+
 -- name: all_alerts
 -- The newest alerts, settled ones too, before an id.
 SELECT id, time, severity, event, message, component, payload, rule, acknowledged_at, acknowledged_by, resolved_at

@@ -28,6 +28,13 @@ async def _settle(db: Database) -> list[str]:
     return [row["event"] for row in await settle_what_is_over(db, now)]
 
 
+async def _page_silent(db: Database) -> None:
+    """Page for the machine `w1`, which has no row any more: that page is over."""
+    await db.sql(
+        "INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'node.silent', 'w1 is silent', 'w1')"
+    )
+
+
 async def _open(db: Database) -> list[str]:
     return [row["event"] for row in await listed(db, is_all=False, limit=10)]
 
@@ -79,6 +86,15 @@ async def test_alerts_about_orders_and_positions_settle_with_them(account: Datab
     await account.sql("UPDATE positions SET quantity = 0")
     assert await _settle(account) == ["exit.denied"]
     assert await _open(account) == ["order.lost"], "only a person can say that this is well"
+
+
+async def test_an_alert_below_many_that_wait_for_a_person_settles(account: Database) -> None:
+    await _page_silent(account)
+    await account.sql(
+        "INSERT INTO alerts (severity, event, message, component)"
+        " SELECT 'page', 'order.rejected', n::text, 'orders' FROM generate_series(1, 1100) AS n"
+    )
+    assert await _settle(account) == ["node.silent"]
 
 
 async def test_a_condition_has_one_alert_which_ends_with_it(account: Database) -> None:

@@ -82,10 +82,6 @@ def _is_protected(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return _is_flat(alert, facts) or (order is not None and int(order["protections"]) > 0)
 
 
-def _is_ended_elsewhere(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
-    return False  # by what raised it
-
-
 def _database_answers(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return True  # these facts were read from it
 
@@ -102,9 +98,7 @@ RULES: dict[str, Rule] = {
     "database.down": _database_answers,
     "order.unknown": _is_known_again,
     "exit.": _is_flat,
-    "forecast.drift": _is_ended_elsewhere,
     "position.naked": _is_protected,
-    "position.unprotected": _is_flat,  # the order manager ends it when the stop is there again
     "position.unprotectable": _is_flat,
     "stop.unfilled": _is_flat,
 }
@@ -167,7 +161,7 @@ def message_of(row: Mapping[str, Any], severity: str | None = None) -> dict[str,
 async def settle_what_is_over(db: Querier, now: datetime) -> list[dict[str, Any]]:
     """Resolve every open alert whose cause is over; return them. Costs one query while none is open.
 
-    An alert of a rule is left to that rule. Errors: OutageError.
+    An alert of a rule is left to that rule, and one of a condition to the owner of the condition. Errors: OutageError.
     """
     over, last_id = [], 0
     while alerts := [dict(row) for row in await db.fetch("monitor.unsettled", last_id, _READ_MAX)]:

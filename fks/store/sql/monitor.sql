@@ -67,9 +67,9 @@ SELECT id, time, severity, event, message, component, payload, rule, acknowledge
   FROM alerts WHERE resolved_at IS NULL ORDER BY time DESC, id DESC LIMIT $1;
 
 -- name: unsettled
--- The open alerts that no rule raised, above an id, oldest first.
+-- The open alerts above an id that belong neither to a rule nor to a condition, oldest first.
 SELECT id, time, severity, event, component, payload
-  FROM alerts WHERE resolved_at IS NULL AND rule IS NULL AND id > $1 ORDER BY id LIMIT $2;
+  FROM alerts WHERE resolved_at IS NULL AND dedupe_key IS NULL AND rule IS NULL AND id > $1 ORDER BY id LIMIT $2;
 
 -- name: all_alerts
 -- The newest alerts, settled ones too, before an id.

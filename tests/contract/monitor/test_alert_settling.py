@@ -114,6 +114,16 @@ async def test_a_condition_has_one_alert_which_ends_with_it(account: Database) -
     assert await note("one") is not None, "the condition began again"
 
 
+@pytest.mark.parametrize(("severity", "event"), [("warning", "ninja.alarm"), ("page", "position.unprotected")])
+async def test_alert_of_a_condition_is_ended_by_its_owner_alone(account: Database, severity: str, event: str) -> None:
+    about = {"symbol": "BTCUSDT", "venue": "paper", "instance": ""}
+    await FactStore(account).note_alert(severity, event, "it lasts", "orders", about, "the condition")
+    await account.sql("UPDATE alerts SET time = now() - interval '2 days'")
+    assert await _settle(account) == [], "its owner has reported no end"
+    await FactStore(account).end_alert("it is over", "the condition")
+    assert await _open(account) == []
+
+
 async def test_new_alert_is_published_once_but_not_the_order_managers(account: Database) -> None:
     journal, new_alerts = TreeJournal(account), NewAlerts(account)
     await journal.page("child.escalated", "old new_alerts", "orders")

@@ -85,12 +85,8 @@ SELECT id, time, severity, event, message, component FROM alerts WHERE id > $1 O
 SELECT coalesce(max(id), 0) FROM alerts;
 
 -- name: alert_orders
--- How the orders stand that open alerts are about, and how many living protections each has.
-SELECT o.client_order_id, o.state,
-       (SELECT count(*) FROM orders p
-         WHERE p.parent_id = o.client_order_id AND p.role IN ('sl', 'tp') AND p.state IN ('ACCEPTED', 'WORKING', 'PARTIAL')
-       ) AS protections
-  FROM orders o WHERE o.client_order_id = ANY($1::text[]);
+-- The states of the orders that open alerts are about.
+SELECT client_order_id, state FROM orders WHERE client_order_id = ANY($1::text[]);
 
 -- name: alert_positions
 -- What is held in the symbols that open alerts are about.

@@ -53,16 +53,13 @@ async def test_a_child_that_came_back_settles_its_own_page(account: Database) ->
     assert (kept[0]["resolved_at"] is not None, kept[0]["payload"]["resolved_by"]) == (True, "its cause is over")
 
 
-async def _order(db: Database, name: str, state: str, role: str = "entry", parent: str | None = None) -> None:
+async def _order(db: Database, name: str, state: str) -> None:
     await db.sql(
-        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, "
-        "state, parent_id)"
-        " VALUES ($1, $2, 1, 'paper', 'BTCUSDT', $4, 'buy', 'market', 1, $3, $5)",
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, state)"
+        " VALUES ($1, $2, 1, 'paper', 'BTCUSDT', 'entry', 'buy', 'market', 1, $3)",
         name,
         uuid.uuid4(),
         state,
-        role,
-        parent,
     )
 
 
@@ -73,18 +70,15 @@ async def test_alerts_about_orders_and_positions_settle_with_them(account: Datab
     await account.sql("INSERT INTO positions (account_id, venue, symbol, quantity) VALUES (1, 'paper', 'BTCUSDT', 1)")
     for severity, event in (
         ("page", "order.unknown"),
-        ("page", "position.naked"),
-        ("page", "exit.denied"),
+        ("page", "exit.rejected"),
         ("page", "order.lost"),
     ):
         await facts.note_alert(severity, event, event, "orders", about)
     assert await _settle(account) == []
     await account.sql("UPDATE orders SET state = 'FILLED' WHERE client_order_id = 'a'")
     assert await _settle(account) == ["order.unknown"]
-    await _order(account, "a-sl", "WORKING", role="sl", parent="a")
-    assert await _settle(account) == ["position.naked"]
     await account.sql("UPDATE positions SET quantity = 0")
-    assert await _settle(account) == ["exit.denied"]
+    assert await _settle(account) == ["exit.rejected"]
     assert await _open(account) == ["order.lost"], "only a person can say that this is well"
 
 
@@ -138,15 +132,14 @@ async def test_new_alert_is_published_once_but_not_the_order_managers(account: D
 
 async def test_silent_machine_is_not_back_though_its_last_state_was_ready(account: Database) -> None:
     await account.sql(
-        "INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'node.lost', 'w1 is gone', "
-        "'keeper@w1')"
+        "INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'node.silent', 'w1 is gone', 'w1')"
     )
     await account.sql(
         "INSERT INTO nodes (name, role, state, beat_at) VALUES ('w1', 'worker', 'ready', now() - interval '1 minute')"
     )
     assert await _settle(account) == []
     await account.sql("UPDATE nodes SET beat_at = now()")
-    assert await _settle(account) == ["node.lost"]
+    assert await _settle(account) == ["node.silent"]
 
 
 async def test_a_machine_that_falls_silent_is_paged_once_and_forgotten_on_demand(account: Database) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fks.monitor.alerts import AlertFacts, is_over, rule_of
+from fks.monitor.alert_ends import AlertFacts, is_over, rule_of
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -57,21 +57,13 @@ def test_a_supervisor_of_the_tree_is_well_when_all_children_are() -> None:
 
 def test_an_unknown_order_is_over_when_it_is_known() -> None:
     alert = _alert("order.unknown", client_order_id="a")
-    assert not is_over(alert, AlertFacts(NOW, orders={"a": {"state": "UNKNOWN", "protections": 0}}))
+    assert not is_over(alert, AlertFacts(NOW, orders={"a": {"state": "UNKNOWN"}}))
     assert not is_over(alert, AlertFacts(NOW)), "an order nobody finds proves nothing"
-    assert is_over(alert, AlertFacts(NOW, orders={"a": {"state": "ABSENT", "protections": 0}}))
+    assert is_over(alert, AlertFacts(NOW, orders={"a": {"state": "ABSENT"}}))
 
 
-def test_unprotected_position_is_over_when_protected_or_closed() -> None:
-    alert = _alert("position.naked", client_order_id="a", symbol="BTCUSDT", instance="i")
-    held = frozenset({("BTCUSDT", "i")})
-    assert not is_over(alert, AlertFacts(NOW, orders={"a": {"state": "FILLED", "protections": 0}}, held=held))
-    assert is_over(alert, AlertFacts(NOW, orders={"a": {"state": "FILLED", "protections": 2}}, held=held))
-    assert is_over(alert, AlertFacts(NOW))
-
-
-def test_an_exit_that_was_denied_is_over_when_the_position_is_flat() -> None:
-    alert = _alert("exit.denied", symbol="BTCUSDT", instance="i")
+def test_an_exit_that_was_refused_is_over_when_the_position_is_flat() -> None:
+    alert = _alert("exit.rejected", symbol="BTCUSDT", instance="i")
     assert not is_over(alert, AlertFacts(NOW, held=frozenset({("BTCUSDT", "i")})))
     assert is_over(alert, AlertFacts(NOW, held=frozenset({("BTCUSDT", "other")})))
 

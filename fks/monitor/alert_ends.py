@@ -89,6 +89,11 @@ def _instance_runs(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return row is None or bool(row["is_enabled"] and not row["error"])
 
 
+def _is_together_again(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
+    row = facts.instances.get(str(alert["payload"].get("instance")))
+    return row is None or not row["is_isolated"]
+
+
 def _node_is_back(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     row = facts.nodes.get(str(alert["payload"].get("node") or alert["component"]))
     return row is None or row["state"] in WELL
@@ -109,7 +114,6 @@ def _database_answers(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
 
 _FLAT: Final = "the position is closed"
 _ANSWERS: Final = "PostgreSQL answers: the alert is written then"
-_RUNS: Final = "the instance is enabled again, or removed"
 ALERTS: Final[tuple[AlertEnd, ...]] = (
     # the tree of processes
     AlertEnd(
@@ -125,11 +129,18 @@ ALERTS: Final[tuple[AlertEnd, ...]] = (
     AlertEnd("demo.switched_off", "keeper", End.AGE),
     AlertEnd("venue.plaintext", "keeper", End.PERSON),
     # strategies and models
-    AlertEnd("strategy.disabled", "strategy worker", End.ROWS, _RUNS, _instance_runs),
-    AlertEnd("strategy.isolated", "strategy worker", End.ROWS, _RUNS, _instance_runs),
-    AlertEnd("strategy.challenger_disabled", "strategy worker", End.ROWS, _RUNS, _instance_runs),
-    AlertEnd("strategy.challenger_proposed", "jobs", End.ROWS, _RUNS, _instance_runs),
-    AlertEnd("strategy.drift", "jobs", End.ROWS, _RUNS, _instance_runs),
+    AlertEnd(
+        "strategy.disabled", "strategy worker", End.ROWS,
+        "a person switches the instance on or off, or removes it", _instance_runs,
+    ),
+    AlertEnd(
+        "strategy.isolated", "strategy worker", End.ROWS,
+        "the instance is switched off, or shares a worker again", _is_together_again,
+    ),
+    AlertEnd("strategy.challenger_disabled", "strategy worker", End.AGE),
+    AlertEnd("strategy.challenger_proposed", "jobs", End.AGE),
+    AlertEnd("strategy.drift", "jobs", End.PERSON),
+    AlertEnd("strategy.drift", "jobs", End.AGE),
     AlertEnd("forecast.drift", "scheduler", End.OWNER, "the version no longer drifts by it, or predicts no more"),
     AlertEnd("forecast.demoted", "scheduler", End.AGE),
     # portfolios

@@ -75,6 +75,22 @@ def test_alert_of_a_strategy_that_runs_again_is_over() -> None:
     assert is_over(alert, AlertFacts(NOW))
 
 
+@pytest.mark.parametrize("event", ["strategy.drift", "strategy.challenger_disabled", "strategy.challenger_proposed"])
+def test_alert_about_a_running_strategy_does_not_end_at_once(event: str) -> None:
+    facts = AlertFacts(NOW)
+    assert not is_over(_alert(event, "jobs", severity="warning", instance="i"), facts)
+    assert is_over(_alert(event, "jobs", severity="warning", age_s=2 * 86400, instance="i"), facts)
+    assert not is_over(_alert(event, "jobs", age_s=2 * 86400, instance="i"), facts), "a page waits for a person"
+
+
+def test_alert_of_an_isolated_strategy_lasts_as_long_as_its_isolation() -> None:
+    alert = _alert("strategy.isolated", "strategy:0", severity="warning", age_s=2 * 86400, instance="i")
+    runs = {"is_enabled": True, "error": None}
+    assert not is_over(alert, AlertFacts(NOW, instances={"i": {**runs, "is_isolated": True}}))
+    assert is_over(alert, AlertFacts(NOW, instances={"i": {**runs, "is_isolated": False}}))
+    assert is_over(alert, AlertFacts(NOW))
+
+
 def test_single_events_wait_for_a_person_warnings_for_a_day() -> None:
     assert rule_of("order.lost") is None
     assert not is_over(_alert("order.lost", age_s=10 * 86400), AlertFacts(NOW))

@@ -4,8 +4,8 @@ An alert ends in one of four ways, and in no other. A person can settle any aler
 
 - `OWNER`: it was raised for a condition. The part that raised it reports the end of the condition, and no rule ends it.
 - `ROWS`: a rule finds in the tables that its cause is over.
-- `AGE`: it is a warning about something that happened, and ends after 24 h.
-- `PERSON`: it is a page about something that happened, and waits for a person.
+- `AGE`: it is a warning or a notice about something that happened, and ends after 24 h.
+- `PERSON`: it is a page or an error about something that happened, and waits for a person.
 
 An event of which alerts end in two ways has two rows, which differ in the condition or the severity of the alert.
 Alerts of the user's rules are not in the table: the rule that raised one ends it (`fks/alerts/engine.py`).
@@ -229,4 +229,4 @@ def is_over(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     rule = rule_of(alert["event"])
     if rule is not None:
         return rule(alert, facts)
-    return alert["severity"] == "warning" and _has_passed(WARNING_KEPT, alert["time"], facts)
+    return alert["severity"] in ("info", "warning") and _has_passed(WARNING_KEPT, alert["time"], facts)

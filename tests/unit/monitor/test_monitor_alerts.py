@@ -91,6 +91,12 @@ def test_alert_of_an_isolated_strategy_lasts_as_long_as_its_isolation() -> None:
     assert is_over(alert, AlertFacts(NOW))
 
 
+def test_an_info_alert_settles_itself_after_a_day() -> None:
+    assert not is_over(_alert("portfolio.run_automatic", "scheduler", severity="info"), AlertFacts(NOW))
+    assert is_over(_alert("portfolio.run_automatic", "scheduler", 2 * 86400, "info"), AlertFacts(NOW))
+    assert not is_over(_alert("account.drift", "orders", 2 * 86400, "error"), AlertFacts(NOW))
+
+
 def test_single_events_wait_for_a_person_warnings_for_a_day() -> None:
     assert rule_of("order.lost") is None
     assert not is_over(_alert("order.lost", age_s=10 * 86400), AlertFacts(NOW))

@@ -41,6 +41,7 @@ class AlertFacts:
 
     now: datetime
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # children of keepers
     orders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     held: frozenset[tuple[str, str]] = frozenset()  # (symbol, instance) with a position
     instances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # strategy instances in trouble
@@ -65,7 +66,7 @@ class AlertEnd:
 
 
 def _child_is_back(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
-    row = facts.components.get(alert["component"])
+    row = facts.components.get(alert["component"]) or facts.services.get(alert["component"])
     if row is None:  # no longer in the tree, or a supervisor of it: its children decide
         return _has_passed(CALM, alert["time"], facts) and all(_is_calm(c, facts) for c in facts.components.values())
     return _is_calm(row, facts)

@@ -80,6 +80,7 @@ async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime
     return AlertFacts(
         now,
         components={row["name"]: row for row in components if row["kind"] == "actor"},
+        services={row["name"]: row for row in components if row["kind"] == "service"},
         orders={row["client_order_id"]: dict(row) for row in orders},
         held=frozenset((row["symbol"], row["instance"]) for row in held),
         instances={row["id"]: dict(row) for row in await db.fetch("monitor.troubled_instances")},

@@ -53,6 +53,17 @@ async def test_a_child_that_came_back_settles_its_own_page(account: Database) ->
     assert (kept[0]["resolved_at"] is not None, kept[0]["payload"]["resolved_by"]) == (True, "its cause is over")
 
 
+async def test_page_of_a_service_of_the_keeper_waits_for_that_service(account: Database) -> None:
+    journal = TreeJournal(account)
+    await journal.page("child.escalated", "redis died 6 times in 60 s", "redis")
+    for state, settled in (("failed", []), ("ready", ["child.escalated"])):
+        rows = [("orders", "actor", "ready"), ("redis", "service", state)]
+        await journal.write_health([HealthRow(*row, 7, "n", 6, None, None) for row in rows])
+        await account.sql("UPDATE component_health SET beat_at = now(), since = now() - interval '60 seconds'")
+        await account.sql("UPDATE alerts SET time = now() - interval '60 seconds'")
+        assert await _settle(account) == settled, state
+
+
 async def _order(db: Database, name: str, state: str) -> None:
     await db.sql(
         "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, state)"

@@ -13,7 +13,7 @@ Alerts of the user's rules are not in the table: the rule that raised one ends i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -36,6 +36,16 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A position's key."""
+
+    account_id: int
+    venue: str
+    symbol: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
 class AlertFacts:
     """The rows that the rules use, read together. `orders`: by client order id."""
 
@@ -43,7 +53,7 @@ class AlertFacts:
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # children of keepers
     orders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    held: frozenset[tuple[str, str]] = frozenset()  # (symbol, instance) with a position
+    held: frozenset[Place] = frozenset()  # with a position
     instances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # strategy instances in trouble
     nodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -106,7 +116,18 @@ def _is_known_again(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
 
 
 def _is_flat(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
-    return (str(alert["payload"].get("symbol")), str(alert["payload"].get("instance") or "")) not in facts.held
+    return not _is_among(alert, facts.held)
+
+
+def _is_among(alert: Mapping[str, Any], places: Iterable[Place]) -> bool:
+    """Return whether an alert is about one of the places; about an account or a venue only if it names one."""
+    about = alert["payload"]
+    return any(
+        (place.symbol, place.instance) == (about.get("symbol"), about.get("instance") or "")
+        and place.venue == about.get("venue", place.venue)
+        and place.account_id == about.get("account_id", place.account_id)
+        for place in places
+    )
 
 
 def _database_answers(alert: Mapping[str, Any], facts: AlertFacts) -> bool:

@@ -283,6 +283,7 @@ class PositionWorkers:
                 command.severity,
                 command.event,
                 command.message,
+                account_id=key[0],
                 symbol=key[2],
                 venue=key[1],
                 instance=command.instance,

@@ -90,7 +90,7 @@ SELECT client_order_id, state FROM orders WHERE client_order_id = ANY($1::text[]
 
 -- name: alert_positions
 -- What is held in the symbols that open alerts are about.
-SELECT symbol, instance, quantity FROM positions WHERE symbol = ANY($1::text[]) AND quantity <> 0;
+SELECT account_id, venue, symbol, instance FROM positions WHERE symbol = ANY($1::text[]) AND quantity <> 0;
 
 -- name: events
 -- The newest lines of the tree's history: of one child (and its kin, strategy means strategy:0), since a time, after an id.

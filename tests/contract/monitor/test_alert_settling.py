@@ -93,6 +93,19 @@ async def test_alerts_about_orders_and_positions_settle_with_them(account: Datab
     assert await _open(account) == ["order.lost"], "only a person can say that this is well"
 
 
+async def test_an_alert_ends_with_the_position_of_its_own_account(account: Database) -> None:
+    await account.sql("INSERT INTO accounts (name, venue) VALUES ('other','paper')")
+    await account.sql(
+        "INSERT INTO positions (account_id, venue, symbol, quantity)"
+        " VALUES (1, 'paper', 'BTCUSDT', 1), (2, 'paper', 'BTCUSDT', 1)"
+    )
+    about = {"account_id": 1, "venue": "paper", "symbol": "BTCUSDT", "instance": ""}
+    await FactStore(account).note_alert("page", "exit.rejected", "refused", "orders", about)
+    assert await _settle(account) == []
+    await account.sql("UPDATE positions SET quantity = 0 WHERE account_id = 1")
+    assert await _settle(account) == ["exit.rejected"]
+
+
 async def test_an_alert_below_many_that_wait_for_a_person_settles(account: Database) -> None:
     await _page_silent(account)
     await account.sql(

@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from fks.model.order import OPEN
 from fks.monitor.status import WELL
 
 #: A child that was down must be well for this long before its alert is over.
@@ -54,6 +55,7 @@ class AlertFacts:
     services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # children of keepers
     orders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     held: frozenset[Place] = frozenset()  # with a position
+    exits: frozenset[Place] = frozenset()  # with an exit that no order was made of
     instances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # strategy instances in trouble
     nodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -116,7 +118,14 @@ def _is_known_again(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
 
 
 def _is_flat(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
-    return not _is_among(alert, facts.held)
+    return "symbol" in alert["payload"] and not _is_among(alert, facts.held)
+
+
+def _is_exit_done(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
+    """An exit may wait for an entry that has filled nothing yet: flat alone does not end it."""
+    order = facts.orders.get(str(alert["payload"].get("client_order_id")))
+    is_open = order is not None and order["state"] in OPEN
+    return _is_flat(alert, facts) and not is_open and not _is_among(alert, facts.exits)
 
 
 def _is_among(alert: Mapping[str, Any], places: Iterable[Place]) -> bool:
@@ -184,7 +193,10 @@ ALERTS: Final[tuple[AlertEnd, ...]] = (
     AlertEnd("order.*", "order manager", End.PERSON),
     AlertEnd("order.*", "order manager", End.AGE),
     AlertEnd("IMPOSSIBLE_FILL", "order manager", End.PERSON),
-    AlertEnd("exit.waiting", "order manager", End.ROWS, _FLAT, _is_flat),
+    AlertEnd(
+        "exit.waiting", "order manager", End.ROWS,
+        "the position is closed, no exit waits, and the order that it names is not open", _is_exit_done,
+    ),
     AlertEnd("exit.rejected", "order manager", End.ROWS, _FLAT, _is_flat),
     AlertEnd("exit.ended", "order manager", End.ROWS, _FLAT, _is_flat),
     AlertEnd("stop.unfilled", "order manager", End.ROWS, _FLAT, _is_flat),
@@ -216,7 +228,7 @@ ALERTS: Final[tuple[AlertEnd, ...]] = (
     # kills
     AlertEnd("kill.stuck", "guardian", End.OWNER, "nothing of the kill is stuck, or the kill is released"),
     AlertEnd("kill.unfinished", "guardian", End.OWNER, "the kill is done, or released"),
-    AlertEnd("kill.stuck", "order manager", End.PERSON),
+    AlertEnd("kill.stuck", "order manager", End.ROWS, _FLAT, _is_flat),
     AlertEnd("guardian.protects", "guardian", End.PERSON),
     AlertEnd("prop.flatten", "guardian", End.PERSON),
     AlertEnd("prop.not_flat", "guardian", End.PERSON),

@@ -76,6 +76,7 @@ async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime
     symbols = sorted({str(p["symbol"]) for p in about if p.get("symbol")})
     orders = await db.fetch("monitor.alert_orders", ids) if ids else []
     held = await db.fetch("monitor.alert_positions", symbols) if symbols else []
+    exits = await db.fetch("monitor.alert_exits", symbols) if symbols else []
     components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
     return AlertFacts(
         now,
@@ -83,6 +84,7 @@ async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime
         services={row["name"]: row for row in components if row["kind"] == "service"},
         orders={row["client_order_id"]: dict(row) for row in orders},
         held=frozenset(Place(**row) for row in held),
+        exits=frozenset(Place(**row) for row in exits),
         instances={row["id"]: dict(row) for row in await db.fetch("monitor.troubled_instances")},
         nodes={row["name"]: node_view(dict(row)) for row in await db.fetch("monitor.nodes")},
     )

@@ -92,6 +92,11 @@ SELECT client_order_id, state FROM orders WHERE client_order_id = ANY($1::text[]
 -- What is held in the symbols that open alerts are about.
 SELECT account_id, venue, symbol, instance FROM positions WHERE symbol = ANY($1::text[]) AND quantity <> 0;
 
+-- name: alert_exits
+-- Where exits in the symbols that open alerts are about wait to be made orders.
+SELECT DISTINCT account_id, venue, symbol, instance FROM signals
+ WHERE state = 'ready' AND kind = 'exit' AND symbol = ANY($1::text[]);
+
 -- name: events
 -- The newest lines of the tree's history: of one child (and its kin, strategy means strategy:0), since a time, after an id.
 SELECT id, time, child, event, reason, pid, epoch, node, payload

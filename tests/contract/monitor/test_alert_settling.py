@@ -106,6 +106,40 @@ async def test_an_alert_ends_with_the_position_of_its_own_account(account: Datab
     assert await _settle(account) == ["exit.rejected"]
 
 
+async def test_page_of_an_exit_that_waits_while_flat_stays_open(account: Database) -> None:
+    """An exit behind an entry without an outcome, and one beside an entry that the venue neither reduces nor ends: no
+    position is there yet."""
+    about = {"account_id": 1, "venue": "paper", "symbol": "BTCUSDT", "instance": "i"}
+    facts, signal = FactStore(account), uuid.uuid4()
+    await account.sql(
+        "INSERT INTO signals (id, source, account_id, instance, symbol, venue, kind, side, state, ts_event)"
+        " VALUES ($1, 'strategy:i', 1, 'i', 'BTCUSDT', 'paper', 'exit', 'sell', 'ready', now())",
+        signal,
+    )
+    await facts.note_alert(
+        "page", "exit.waiting", "its entry has no outcome", "orders", {**about, "client_order_id": ""}
+    )
+    await _order(account, "a", "WORKING")
+    await facts.note_alert("page", "exit.waiting", "it sells too much", "orders", {**about, "client_order_id": "a"})
+    assert await _settle(account) == []
+    await account.sql("UPDATE signals SET state = 'ordered' WHERE id = $1", signal)
+    assert await _settle(account) == ["exit.waiting"]
+    await account.sql("UPDATE orders SET state = 'CANCELLED' WHERE client_order_id = 'a'")
+    assert await _settle(account) == ["exit.waiting"]
+
+
+async def test_page_of_the_order_managers_kill_ends_with_the_position(account: Database) -> None:
+    about = {"account_id": 1, "venue": "paper", "symbol": "BTCUSDT", "instance": ""}
+    await account.sql("INSERT INTO positions (account_id, venue, symbol, quantity) VALUES (1, 'paper', 'BTCUSDT', 1)")
+    await FactStore(account).note_alert("page", "kill.stuck", "it closed nothing", "orders", about)
+    guardians = {"kill_id": "k", "symbols": ["BTCUSDT"]}
+    await FactStore(account).note_alert("page", "kill.stuck", "of before an upgrade", "guardian", guardians)
+    assert await _settle(account) == []
+    await account.sql("UPDATE positions SET quantity = 0")
+    assert await _settle(account) == ["kill.stuck"]
+    assert await _open(account) == ["kill.stuck"], "the guardian ends its own"
+
+
 async def test_an_alert_below_many_that_wait_for_a_person_settles(account: Database) -> None:
     await _page_silent(account)
     await account.sql(

@@ -37,7 +37,7 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AlertPlace:
     """A position's key."""
 
     account_id: int
@@ -54,8 +54,8 @@ class AlertFacts:
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # children of keepers
     orders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    held: frozenset[Place] = frozenset()  # with a position
-    exits: frozenset[Place] = frozenset()  # with an exit that no order was made of
+    held: frozenset[AlertPlace] = frozenset()  # with a position
+    exits: frozenset[AlertPlace] = frozenset()  # with an exit that no order was made of
     instances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # strategy instances in trouble
     nodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ def _is_exit_done(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return _is_flat(alert, facts) and not is_open and not _is_among(alert, facts.exits)
 
 
-def _is_among(alert: Mapping[str, Any], places: Iterable[Place]) -> bool:
+def _is_among(alert: Mapping[str, Any], places: Iterable[AlertPlace]) -> bool:
     """Return whether an alert is about one of the places; about an account or a venue only if it names one."""
     about = alert["payload"]
     return any(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from fks.monitor.alert_ends import AlertFacts, Place, is_over
+from fks.monitor.alert_ends import AlertFacts, AlertPlace, is_over
 from fks.monitor.status import component_view, node_view
 from fks.store.alerting import settle
 from fks.store.db import Querier
@@ -83,8 +83,8 @@ async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime
         components={row["name"]: row for row in components if row["kind"] == "actor"},
         services={row["name"]: row for row in components if row["kind"] == "service"},
         orders={row["client_order_id"]: dict(row) for row in orders},
-        held=frozenset(Place(**row) for row in held),
-        exits=frozenset(Place(**row) for row in exits),
+        held=frozenset(AlertPlace(**row) for row in held),
+        exits=frozenset(AlertPlace(**row) for row in exits),
         instances={row["id"]: dict(row) for row in await db.fetch("monitor.troubled_instances")},
         nodes={row["name"]: node_view(dict(row)) for row in await db.fetch("monitor.nodes")},
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fks.monitor.alert_ends import AlertFacts, Place, is_over, rule_of
+from fks.monitor.alert_ends import AlertFacts, AlertPlace, is_over, rule_of
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -64,8 +64,8 @@ def test_an_unknown_order_is_over_when_it_is_known() -> None:
 
 def test_an_exit_that_was_refused_is_over_when_the_position_is_flat() -> None:
     alert = _alert("exit.rejected", symbol="BTCUSDT", instance="i")
-    assert not is_over(alert, AlertFacts(NOW, held=frozenset({Place(1, "paper", "BTCUSDT", "i")})))
-    assert is_over(alert, AlertFacts(NOW, held=frozenset({Place(1, "paper", "BTCUSDT", "other")})))
+    assert not is_over(alert, AlertFacts(NOW, held=frozenset({AlertPlace(1, "paper", "BTCUSDT", "i")})))
+    assert is_over(alert, AlertFacts(NOW, held=frozenset({AlertPlace(1, "paper", "BTCUSDT", "other")})))
 
 
 def test_alert_of_a_strategy_that_runs_again_is_over() -> None:

@@ -102,7 +102,6 @@ class DeepChecks:
             dependencies = await self._registry.dependencies()  # the first registration adds them
             look = await self._judged(at_ns, checks | services, self._known, dependencies)
             await self._save(look)
-            await self._db.execute("registry.settle_unruled")
         except OutageError as error:  # it went away meanwhile
             return self._postponed(at_ns, checks | {"database": Check("database", DOWN, str(error))})
         return look

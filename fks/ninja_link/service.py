@@ -84,8 +84,15 @@ _NO_SESSION: Final = (
     AlarmCode.PROTOCOL,
 )
 _NO_LINE_MAC: Final = "line_mac_required"  # code of a refused entry, and of the alert
+_JOURNAL_ERROR: Final = "journal_error"  # code and condition of a bridge that cannot write its journal
+_HALT: Final = "halt"
 _CLOCK: Final = (AlarmCode.CLOCK_OFFSET, AlarmCode.CLOCK_SKEW, AlarmCode.CLOCK_OK)
 T = TypeVar("T")
+
+
+def _disabled(account: str) -> str:
+    """Return the condition of an account that can trade nothing."""
+    return f"trading_disabled|{account}"
 
 
 class LinkView:
@@ -495,9 +502,9 @@ class NinjaLink:
         """Page a bridge that cannot write its journal, once, and end that when it can."""
         if error:
             text = f"{self._component}: {error}: {self._title} takes exits and protects, but no entry: make space there"
-            self._alert("page", "ninja.alarm", text, lasting="journal_error", code="journal_error")
+            self._alert("page", "ninja.alarm", text, lasting=_JOURNAL_ERROR, code=_JOURNAL_ERROR)
         else:
-            self._end_alert(f"{self._component}: the bridge writes its journal again", "journal_error")
+            self._end_alert(f"{self._component}: the bridge writes its journal again", _JOURNAL_ERROR)
 
     def _note_event(self, event: m.LogEvent) -> None:
         """Page what the bridge itself raised, and ask for a new status when the platform's state changes."""
@@ -505,17 +512,17 @@ class NinjaLink:
             case m.RiskAlarm() as risk:
                 text = f"{self._component}: {risk.code}: {risk.detail or ''} ({risk.account or 'no account'})"
                 if risk.code == "trading_enabled":
-                    self._end_alert(text, "trading_disabled")
+                    self._end_alert(text, _disabled(risk.account or ""))
                     return
-                lasting = risk.code if risk.code == "trading_disabled" else None
+                lasting = _disabled(risk.account or "") if risk.code == "trading_disabled" else None
                 about = {"code": risk.code, "account": risk.account or "", "id": risk.id or ""}
                 self._alert("page", "ninja.risk", text, lasting=lasting, **about)
             case m.Halt() as halt:
                 word = "set" if halt.on else "lifted"
                 text = f"{self._component}: the kill latch of the bridge is {word}: {halt.reason or 'no reason given'}"
                 if not halt.on:
-                    self._end_alert(text, "halt")
-                lasting = "halt" if halt.on else None
+                    self._end_alert(text, _HALT)
+                lasting = _HALT if halt.on else None
                 self._alert("page" if halt.on else "warning", "ninja.halt", text, lasting=lasting, on=halt.on)
             case m.ExecutionEvent() as execution:
                 self._note_execution(execution)

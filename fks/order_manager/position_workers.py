@@ -41,7 +41,8 @@ from fks.store.signals import SignalRecord
 Given = TypeVarTuple("Given")
 _ZERO = Decimal(0)
 _UNPROTECTED = "position.unprotected"
-_CONDITIONS = frozenset({_UNPROTECTED})  # alerts that last until `EndAlert`
+#: events whose alerts have a condition: they last until `EndAlert`
+CONDITIONS = frozenset({_UNPROTECTED})
 #: Called with each event that a core handled, and what it commanded: how recorded histories are made.
 Recorder = Callable[[PositionKey, m.CoreEvent, m.Now, m.Facts, list[m.CoreCommand]], None]
 
@@ -283,11 +284,12 @@ class PositionWorkers:
                 command.severity,
                 command.event,
                 command.message,
+                account_id=key[0],
                 symbol=key[2],
                 venue=key[1],
                 instance=command.instance,
                 client_order_id=command.client_order_id,
-                condition=_condition(key, command) if command.event in _CONDITIONS else None,
+                condition=_condition(key, command) if command.event in CONDITIONS else None,
             )
         elif isinstance(command, m.EndAlert):
             self._context.publisher.end_alert(_condition(key, command), command.message)

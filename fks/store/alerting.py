@@ -9,7 +9,7 @@ from typing import Any
 
 from fks.model.errors import InputError, conflict
 from fks.store.base import FencedStore, query, reads
-from fks.store.db import Database, Row
+from fks.store.db import Database, Querier, Row
 from fks.store.leases import fence_of
 
 
@@ -32,6 +32,21 @@ reads(Delivery, attempt="attempts")
 
 def _changed(name: str) -> InputError:
     return conflict("ALERT_RULE_CHANGED", f"rule {name} was changed meanwhile", "look at it again: fks alerts rules")
+
+
+async def settle(
+    db: Querier,
+    *,
+    ids: Sequence[int] = (),
+    keys: Sequence[str] = (),
+    by: str = "its cause is over",
+    message: str | None = None,
+) -> list[Row]:
+    """End the open alerts of ids and of keys; return id, event, message and component of those that ended now.
+
+    `by`: the reason, or the person. `message`: the text about the end that is sent. Errors: OutageError.
+    """
+    return await db.fetch("alerting.settle", list(ids), list(keys), by, message)
 
 
 class AlertingStore(FencedStore[Database], queries="alerting"):
@@ -110,7 +125,7 @@ class AlertingStore(FencedStore[Database], queries="alerting"):
 
     async def settle(self, key: str, message: str) -> Row | None:
         """Settle the open alert of a key; return it, or None."""
-        return await self._db.fetchrow("alerting.settle", [key], message)
+        return next(iter(await settle(self._db, keys=[key], message=message)), None)
 
     async def open_keys(self) -> frozenset[str]:
         """Return the keys of the open alerts that rules raised."""

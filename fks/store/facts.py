@@ -13,6 +13,7 @@ from fks.model.kill import EngagedKill, KillMode, Kills, KillScope
 from fks.model.order import ExecutedOrder
 from fks.model.timeframe import to_datetime, to_ns
 from fks.model.venue import VenueRule
+from fks.store.alerting import settle
 from fks.store.base import FencedStore, query, reads
 from fks.store.db import Querier
 from fks.store.instruments import instrument_of
@@ -194,7 +195,7 @@ class FactStore(FencedStore[Querier], queries="facts"):
 
     async def end_alert(self, message: str, *conditions: str) -> None:
         """End the open alerts of conditions, if there are any."""
-        await self._db.execute("alerting.settle", list(conditions), message)
+        await settle(self._db, keys=conditions, message=message)
 
     async def open_conditions(self, event: str) -> list[str]:
         """Return the conditions of an event's open alerts."""

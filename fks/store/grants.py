@@ -111,13 +111,14 @@ USES: Final[Mapping[str, str]] = {
         alerting.pending alerting.prune alerting.raise alerting.recover alerting.route alerting.rules alerting.settle
         alerting.silences alerting.unrouted audit.add chat.begin chat.finish chat.lose chat.newest chat.prune
         gateway.account_names gateway.position_exchange gateway.positions gateway.signal gateway.signals kill.accounts
-        kill.engaged kill.instances kill.upsert metrics.young monitor.alert_orders monitor.alert_positions
+        kill.engaged kill.instances kill.upsert metrics.young monitor.alert_exits monitor.alert_orders
+        monitor.alert_positions
         monitor.alerts monitor.alerts_after monitor.components monitor.connections_ratio monitor.feeds monitor.kills
-        monitor.last_alert monitor.nodes monitor.operations monitor.resolve_alerts monitor.served
-        monitor.troubled_instances monitor.venues nodes.forget_silent nodes.page_silent orders.allocation
+        monitor.last_alert monitor.nodes monitor.operations monitor.served monitor.troubled_instances
+        monitor.unsettled monitor.venues nodes.forget_silent nodes.page_silent orders.allocation
         orders.by_signal reading.known reading.spelled registry.dependencies registry.forget_own registry.list
         registry.queues registry.recent_checks registry.register_own registry.save_checks registry.save_metrics
-        registry.seed_dependency registry.seen registry.settle_unruled registry.uptime registry.verdicts
+        registry.seed_dependency registry.seen registry.uptime registry.verdicts
         signals.decide signals.get signals.insert store.ping users.find users.lock_of users.note_failure
         users.take_back users.use_totp""",
 }

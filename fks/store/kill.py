@@ -8,6 +8,7 @@ from typing import Any
 
 from fks.model.order import Order, State
 from fks.model.timeframe import to_datetime
+from fks.store.alerting import settle
 from fks.store.base import SqlStore, query
 from fks.store.db import Querier, Row
 
@@ -56,7 +57,12 @@ class KillStore(SqlStore[Querier], queries="kill"):
         """Page a person about a kill (`kill_id` in `payload`), unless that page is open."""
 
     async def end_alert(self, event: str, scope: str = "system") -> None:
-        """End the page of that event about the kills of a scope: its cause is over."""
+        """End the pages of that event about the kills of a scope: its cause is over.
+
+        They are found by their scope, not by a key: a guardian that takes over ends the pages of kills before its own.
+        """
+        rows = await self._db.fetch("kill.open_alerts", event, scope)
+        await settle(self._db, ids=[row["id"] for row in rows])
 
     async def release(self, kill_id: str) -> Row | None:
         """Return released_by and released_at of a kill that was released; None of any other."""

@@ -21,6 +21,7 @@ from fks.monitor.logs import Line, newest
 from fks.monitor.status import assemble
 from fks.monitor.tree import tree_view
 from fks.process.log import Redactor
+from fks.store.alerting import settle as settle_alerts
 
 router = Router(tags=["system"])
 
@@ -117,7 +118,7 @@ async def settle(gate: Gate, caller: Trader, id: int) -> ExactJson:
     """Settle an alert in a person's name. Idempotent."""
     rows: list[Any] = []
     if is_known := 0 < id < 2**63:
-        rows = await gate.db.fetch("monitor.resolve_alerts", [id], caller.name)
+        rows = await settle_alerts(gate.db, ids=[id], by=caller.name)
         newest = rows or await listed(gate.db, is_all=True, limit=1, before=id + 1)
         is_known = bool(newest) and newest[0]["id"] == id
     if not is_known:

@@ -67,10 +67,13 @@ VALUES (coalesce($1, now()), $2, $3, $4, $5, $6, $7, $8, $9, CASE WHEN $9::text 
 ON CONFLICT DO NOTHING RETURNING id;
 
 -- name: settle
--- End the open alerts of keys: of a rule, or of a condition.
+-- End open alerts, by their ids ($1) or by the keys ($2) of their rules and conditions. $3: the reason, or the person; $4: the
+-- message about the end, if there is one.
 UPDATE alerts
-   SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over', 'resolve_message', $2::text)
- WHERE dedupe_key = ANY($1::text[]) AND resolved_at IS NULL RETURNING id, event, message, component;
+   SET resolved_at = now(),
+       payload = payload || jsonb_strip_nulls(jsonb_build_object('resolved_by', $3::text, 'resolve_message', $4::text))
+ WHERE (id = ANY($1::bigint[]) OR dedupe_key = ANY($2::text[])) AND resolved_at IS NULL
+RETURNING id, event, message, component;
 
 -- name: open_keys
 -- The keys of the open alerts that rules raised.

@@ -156,20 +156,15 @@ SELECT client_order_id, 'kill:' || $21, $21, state, 'guardian', $22
 ON CONFLICT (client_order_id, event_id) DO NOTHING;
 
 -- name: open_alert
--- Page a person. A page of the kill that is open gets the message and the symbols of now.
-WITH open AS (
-    UPDATE alerts SET message = $2, payload = payload || $3::jsonb
-     WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL
-       AND payload ->> 'kill_id' = $3::jsonb ->> 'kill_id'
-    RETURNING 1
-)
-INSERT INTO alerts (severity, event, message, component, payload)
-SELECT 'page', $1, $2, 'guardian', $3::jsonb
- WHERE NOT EXISTS (SELECT FROM open);
+-- Page a person about a condition of a kill. A page of it that is open gets the message and the symbols of now.
+INSERT INTO alerts (severity, event, message, component, payload, dedupe_key)
+VALUES ('page', $1, $2, 'guardian', $3::jsonb, $1 || '|' || ($3::jsonb ->> 'kill_id'))
+ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND resolved_at IS NULL
+   DO UPDATE SET message = excluded.message, payload = alerts.payload || excluded.payload;
 
--- name: end_alert
--- End a page of the kills of a scope: its cause is over.
-UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over')
+-- name: open_alerts
+-- The ids of the open pages of an event about the kills of a scope.
+SELECT id FROM alerts
  WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL AND payload ? 'kill_id'
    AND coalesce(payload ->> 'scope', 'system') = $2;
 

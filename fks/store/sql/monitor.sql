@@ -66,6 +66,11 @@ SELECT kill_id, scope, reason, engaged_by, engaged_at FROM kill_switch WHERE is_
 SELECT id, time, severity, event, message, component, payload, rule, acknowledged_at, acknowledged_by
   FROM alerts WHERE resolved_at IS NULL ORDER BY time DESC, id DESC LIMIT $1;
 
+-- name: unsettled
+-- The open alerts above an id that belong neither to a rule nor to a condition, oldest first.
+SELECT id, time, severity, event, component, payload
+  FROM alerts WHERE resolved_at IS NULL AND dedupe_key IS NULL AND rule IS NULL AND id > $1 ORDER BY id LIMIT $2;
+
 -- name: all_alerts
 -- The newest alerts, settled ones too, before an id.
 SELECT id, time, severity, event, message, component, payload, rule, acknowledged_at, acknowledged_by, resolved_at
@@ -80,21 +85,17 @@ SELECT id, time, severity, event, message, component FROM alerts WHERE id > $1 O
 SELECT coalesce(max(id), 0) FROM alerts;
 
 -- name: alert_orders
--- How the orders stand that open alerts are about, and how many living protections each has.
-SELECT o.client_order_id, o.state,
-       (SELECT count(*) FROM orders p
-         WHERE p.parent_id = o.client_order_id AND p.role IN ('sl', 'tp') AND p.state IN ('ACCEPTED', 'WORKING', 'PARTIAL')
-       ) AS protections
-  FROM orders o WHERE o.client_order_id = ANY($1::text[]);
+-- The states of the orders that open alerts are about.
+SELECT client_order_id, state FROM orders WHERE client_order_id = ANY($1::text[]);
 
 -- name: alert_positions
 -- What is held in the symbols that open alerts are about.
-SELECT symbol, instance, quantity FROM positions WHERE symbol = ANY($1::text[]) AND quantity <> 0;
+SELECT account_id, venue, symbol, instance FROM positions WHERE symbol = ANY($1::text[]) AND quantity <> 0;
 
--- name: resolve_alerts
--- Settle alerts: their cause is over, or a person has seen to it.
-UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', $2::text)
- WHERE id = ANY($1::bigint[]) AND resolved_at IS NULL RETURNING id, event, message, component;
+-- name: alert_exits
+-- Where exits in the symbols that open alerts are about wait to be made orders.
+SELECT DISTINCT account_id, venue, symbol, instance FROM signals
+ WHERE state = 'ready' AND kind = 'exit' AND symbol = ANY($1::text[]);
 
 -- name: events
 -- The newest lines of the tree's history: of one child (and its kin, strategy means strategy:0), since a time, after an id.

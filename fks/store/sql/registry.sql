@@ -118,11 +118,6 @@ SELECT c.service, n.is_service, c.reported, c.error, c.at > now() - make_interva
   FROM newest CROSS JOIN names n JOIN health_checks c ON c.service = n.service AND c.at = newest.at
  ORDER BY c.service;
 
--- name: settle_unruled
--- Resolve alerts of services that no rule raised: before there were rules for them the deep checks did.
-UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'a rule decides of it now')
- WHERE event IN ('service.down', 'check.down') AND rule IS NULL AND resolved_at IS NULL;
-
 -- name: save_metrics
 -- Write one minute of each component; the same minute again changes nothing.
 INSERT INTO service_metrics (service, at, cpu_percent, memory_mb, requests, errors, latency_ms)

@@ -302,18 +302,6 @@ async def test_outage_that_components_and_deep_checks_find_is_one_alert(
     assert await open_ones() == [False, True], "that is another outage"
 
 
-async def test_alert_from_before_there_were_rules_for_services_is_settled(
-    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
-) -> None:
-    await database.sql(
-        "INSERT INTO alerts (severity, event, message, component, payload) VALUES"
-        " ('page', 'service.down', 'm', 'fks_data', '{}')"
-    )
-    await deep(as_monitor, bus, tmp_path).run()
-    rows = await database.sql("SELECT resolved_at IS NOT NULL AS is_over FROM alerts")
-    assert [row["is_over"] for row in rows] == [True]
-
-
 async def test_services_that_start_are_degraded_not_down(
     database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
 ) -> None:

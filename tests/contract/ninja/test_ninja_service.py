@@ -408,6 +408,27 @@ async def test_a_bridge_without_a_journal_pages_once_and_still_takes_exits(
     assert (await rig.alerts()).count(("page", "ninja.alarm")) == 1
 
 
+async def open_alerts(rig: LinkRig) -> list[str]:
+    """Return the open alerts: the account, else the message of each."""
+    rows = await rig.db.sql("SELECT payload, message FROM alerts WHERE resolved_at IS NULL ORDER BY id")
+    return [row["payload"].get("account") or row["message"] for row in rows]
+
+
+async def test_each_account_that_cannot_trade_has_a_page_of_its_own(rig: LinkRig, bridge: ScriptedBridge) -> None:
+    async with rig.running():
+        for seq, account in ((1, "Sim101"), (2, "Sim102")):
+            bridge.publish(log_event(seq, kind="risk", code="trading_disabled", account=account))
+
+        async def are_open(*accounts: str) -> bool:
+            return await open_alerts(rig) == list(accounts)
+
+        await until(lambda: are_open("Sim101", "Sim102"))
+        bridge.publish(log_event(3, kind="risk", code="trading_enabled", account="Sim101"))
+        await until(lambda: are_open("Sim102"))
+        bridge.publish(log_event(4, kind="risk", code="trading_enabled", account="Sim102"))
+        await until(are_open)
+
+
 async def test_a_required_platform_that_is_away_makes_the_link_not_ready(database: Database) -> None:
     rig = LinkRig(database, 9)
     async with rig.running(is_required=True) as link:

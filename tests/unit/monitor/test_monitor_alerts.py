@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fks.monitor.alerts import AlertFacts, is_over, rule_of
+from fks.monitor.alert_ends import AlertFacts, AlertPlace, is_over, rule_of
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -57,23 +57,15 @@ def test_a_supervisor_of_the_tree_is_well_when_all_children_are() -> None:
 
 def test_an_unknown_order_is_over_when_it_is_known() -> None:
     alert = _alert("order.unknown", client_order_id="a")
-    assert not is_over(alert, AlertFacts(NOW, orders={"a": {"state": "UNKNOWN", "protections": 0}}))
+    assert not is_over(alert, AlertFacts(NOW, orders={"a": {"state": "UNKNOWN"}}))
     assert not is_over(alert, AlertFacts(NOW)), "an order nobody finds proves nothing"
-    assert is_over(alert, AlertFacts(NOW, orders={"a": {"state": "ABSENT", "protections": 0}}))
+    assert is_over(alert, AlertFacts(NOW, orders={"a": {"state": "ABSENT"}}))
 
 
-def test_unprotected_position_is_over_when_protected_or_closed() -> None:
-    alert = _alert("position.naked", client_order_id="a", symbol="BTCUSDT", instance="i")
-    held = frozenset({("BTCUSDT", "i")})
-    assert not is_over(alert, AlertFacts(NOW, orders={"a": {"state": "FILLED", "protections": 0}}, held=held))
-    assert is_over(alert, AlertFacts(NOW, orders={"a": {"state": "FILLED", "protections": 2}}, held=held))
-    assert is_over(alert, AlertFacts(NOW))
-
-
-def test_an_exit_that_was_denied_is_over_when_the_position_is_flat() -> None:
-    alert = _alert("exit.denied", symbol="BTCUSDT", instance="i")
-    assert not is_over(alert, AlertFacts(NOW, held=frozenset({("BTCUSDT", "i")})))
-    assert is_over(alert, AlertFacts(NOW, held=frozenset({("BTCUSDT", "other")})))
+def test_an_exit_that_was_refused_is_over_when_the_position_is_flat() -> None:
+    alert = _alert("exit.rejected", symbol="BTCUSDT", instance="i")
+    assert not is_over(alert, AlertFacts(NOW, held=frozenset({AlertPlace(1, "paper", "BTCUSDT", "i")})))
+    assert is_over(alert, AlertFacts(NOW, held=frozenset({AlertPlace(1, "paper", "BTCUSDT", "other")})))
 
 
 def test_alert_of_a_strategy_that_runs_again_is_over() -> None:
@@ -81,6 +73,28 @@ def test_alert_of_a_strategy_that_runs_again_is_over() -> None:
     assert not is_over(alert, AlertFacts(NOW, instances={"i": {"is_enabled": False, "error": "x"}}))
     assert is_over(alert, AlertFacts(NOW, instances={"i": {"is_enabled": True, "error": None}}))
     assert is_over(alert, AlertFacts(NOW))
+
+
+@pytest.mark.parametrize("event", ["strategy.drift", "strategy.challenger_disabled", "strategy.challenger_proposed"])
+def test_alert_about_a_running_strategy_does_not_end_at_once(event: str) -> None:
+    facts = AlertFacts(NOW)
+    assert not is_over(_alert(event, "jobs", severity="warning", instance="i"), facts)
+    assert is_over(_alert(event, "jobs", severity="warning", age_s=2 * 86400, instance="i"), facts)
+    assert not is_over(_alert(event, "jobs", age_s=2 * 86400, instance="i"), facts), "a page waits for a person"
+
+
+def test_alert_of_an_isolated_strategy_lasts_as_long_as_its_isolation() -> None:
+    alert = _alert("strategy.isolated", "strategy:0", severity="warning", age_s=2 * 86400, instance="i")
+    runs = {"is_enabled": True, "error": None}
+    assert not is_over(alert, AlertFacts(NOW, instances={"i": {**runs, "is_isolated": True}}))
+    assert is_over(alert, AlertFacts(NOW, instances={"i": {**runs, "is_isolated": False}}))
+    assert is_over(alert, AlertFacts(NOW))
+
+
+def test_an_info_alert_settles_itself_after_a_day() -> None:
+    assert not is_over(_alert("portfolio.run_automatic", "scheduler", severity="info"), AlertFacts(NOW))
+    assert is_over(_alert("portfolio.run_automatic", "scheduler", 2 * 86400, "info"), AlertFacts(NOW))
+    assert not is_over(_alert("account.drift", "orders", 2 * 86400, "error"), AlertFacts(NOW))
 
 
 def test_single_events_wait_for_a_person_warnings_for_a_day() -> None:

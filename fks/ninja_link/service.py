@@ -456,8 +456,8 @@ class NinjaLink:
                 self._is_paged = False
             case o.Ready():
                 self._has_requests.set()
-                self._end_alert(f"{self._component}: connected to {self._title}", "unreachable", *_NO_SESSION)
                 self._note_line_mac()
+                self._end_what_is_over()
             case o.LinkLost():
                 self._lost_s = self._clock.monotonic()
                 log.warning("ninja.disconnected", group=group, reason=event.reason)
@@ -470,14 +470,22 @@ class NinjaLink:
                 return
 
     def _note_line_mac(self) -> None:
-        """Page a session that takes no entries because its lines have no MAC, once, and end that when one has."""
+        """Page a session that takes no entries because its lines have no MAC, once."""
         assert self._session is not None
         self._view.line_mac = self._line_mac_text() if self._session.refuses_entries else ""
         if self._view.line_mac:
             text = f"{self._component}: entries are refused, exits go on: {self._view.line_mac}"
             self._alert("page", "ninja.alarm", text, lasting=_NO_LINE_MAC, code=_NO_LINE_MAC)
-        elif self._session.has_line_mac:
-            self._end_alert(f"{self._component}: each line of the session carries a MAC", _NO_LINE_MAC)
+
+    def _end_what_is_over(self) -> None:
+        """End the alerts of conditions that do not hold as a session begins: an earlier process may have raised them,
+        and no event reports what ended while none was connected."""
+        over = ["unreachable", *_NO_SESSION]
+        over += [] if self._view.line_mac else [_NO_LINE_MAC]
+        over += [] if self._view.journal_error else [_JOURNAL_ERROR]
+        over += [] if self._view.is_halted else [_HALT]
+        over += [] if self._view.skew else _CLOCK
+        self._end_alert(f"{self._component}: connected to {self._title}", *over)
 
     def _line_mac_text(self) -> str:
         platform = self._options.platform

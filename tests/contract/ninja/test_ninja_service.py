@@ -13,6 +13,7 @@ import pytest
 from fks.model.errors import StaleEpochError
 from fks.model.ninja import RequestKind, RequestRecord, RequestState
 from fks.store.db import Database
+from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore
 from tests.support.ninja import EPOCH, OTHER_EPOCH, SECRET, ack, log_event, nack, status
@@ -427,6 +428,31 @@ async def test_each_account_that_cannot_trade_has_a_page_of_its_own(rig: LinkRig
         await until(lambda: are_open("Sim102"))
         bridge.publish(log_event(4, kind="risk", code="trading_enabled", account="Sim102"))
         await until(are_open)
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+async def test_alerts_of_an_earlier_link_end_unless_their_cause_lasts(
+    rig: LinkRig, bridge: ScriptedBridge, lasts: bool
+) -> None:
+    component = rig.platform.link(rig.group)
+    causes = ["journal_error", "halt", "line_mac_required"]
+    ended = ["unreachable", "clock_skew"]  # a session begins, and the clocks of these two agree
+    for cause in (*causes, *ended):
+        await FactStore(rig.db).note_alert("page", "ninja.alarm", cause, component, {}, f"{component}|{cause}")
+    bridge.welcome = {"journal_error": "disk full", "halted": True} if lasts else {}
+    rig.line_mac = "required" if lasts else "off"
+    async with rig.running() as link:
+        await until(lambda: link.is_connected)
+        fields = {"journal_error": "disk full", "halted": True} if lasts else {}
+        bridge.write(status(accounts=[ACCOUNT], **fields))
+
+        async def are_open() -> bool:
+            rows = await rig.db.sql("SELECT dedupe_key AS key FROM alerts WHERE resolved_at IS NULL")
+            return {row["key"].rpartition("|")[2] for row in rows} == (set(causes) if lasts else set())
+
+        await until(are_open)
+        await rig.polls()
+        assert await are_open()
 
 
 async def test_a_required_platform_that_is_away_makes_the_link_not_ready(database: Database) -> None:

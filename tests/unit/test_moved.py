@@ -19,8 +19,7 @@ ROOT = Path(fks.__file__).resolve().parents[1]
 def test_an_old_name_gives_the_module_of_the_new_one(old: str) -> None:
     assert importlib.import_module(old) is importlib.import_module(read()[old])
     path = ROOT / old.replace(".", "/")
-    assert not path.exists()
-    assert not path.with_suffix(".py").exists()
+    assert [*path.rglob("*.py"), *path.parent.glob(f"{path.name}.py")] == []  # a folder of caches may be left behind
 
 
 def test_a_submodule_of_a_moved_package_is_no_copy() -> None:

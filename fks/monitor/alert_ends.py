@@ -65,7 +65,7 @@ Rule = Callable[[Mapping[str, Any], AlertFacts], bool]
 
 @dataclass(frozen=True, slots=True)
 class AlertEnd:
-    """How the alerts of one event end. `event` may end in `*`: every event that begins so and has no row of its own.
+    """The end of the alerts of one event. `event` may end in `*`: every event that begins so and has no row of its own.
 
     `when`: the end in words, for docs/alerts.md. `rule`: of `ROWS`, whether the cause is over.
     """

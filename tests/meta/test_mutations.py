@@ -77,7 +77,7 @@ INSERT INTO t VALUES (4);
         ("a.py", "take", [17, 18]),
         ("a.sql", "take", [0, 1, 2]),
         ("a.sql", "put", [3, 4]),
-        ("a.md", "", range(5)),
+        ("a.txt", "", range(5)),
         ("functions.sql", "", range(5)),
     ],
 )

@@ -376,6 +376,7 @@ SLOW = frozenset(
         "contract/venues/test_spot_outcomes.py::test_retry_after_is_obeyed",
         "contract/venues/test_spot_outcomes.py::test_the_time_of_the_first_byte_is_after_any_wait",
         "contract/venues/test_venue_account.py::test_another_data_directory_is_another_network",
+        "meta/test_alert_ends.py::test_each_alert_that_code_raises_has_its_row_and_each_row_is_raised",
         "meta/test_cli_json.py::test_every_command_has_json_or_a_reason",
         "meta/test_counts.py::test_the_table_has_the_test_functions_of_each_file",
         "meta/test_dashboards.py::test_alert_rules_pass_the_tests_of_a_real_prometheus",

@@ -1,8 +1,8 @@
 """Modules that were moved, under their old names.
 
 `fks/moved.txt` has a line for each: its old and its new name. Importing the old name gives the module of the new one,
-not a copy, so that code of users goes on, and so does a process that was started before an upgrade in place and imports
-a module only now: it reads the file again when a module is missing.
+not a copy, so that code of users goes on, and so does a process that was started before an upgrade in place: it may
+import a module only now (it reads the file again when a module is missing), or start a child by its old name.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from importlib.abc import Loader
+    from importlib.abc import InspectLoader, Loader
 else:
     Loader = object  # the base class has no method that is used here, and importing it takes 10 ms
 
@@ -56,18 +56,29 @@ class MovedFinder:
         if not name.startswith("fks."):
             return None
         new = new_name(name, read(self._table) if self._moved is None else self._moved)
-        return None if new is None else ModuleSpec(name, _Moved(new))
+        if new is None:
+            return None
+        from importlib.util import find_spec
+
+        found = find_spec(new)
+        if found is None:
+            return None
+        return ModuleSpec(name, _Moved(found), is_package=found.submodule_search_locations is not None)
 
 
 class _Moved(Loader):
-    def __init__(self, new: str) -> None:
-        self._new = new
+    def __init__(self, found: ModuleSpec) -> None:
+        self._found = found
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.modules[module.__name__] = importlib.import_module(self._new)
+        sys.modules[module.__name__] = importlib.import_module(self._found.name)
+
+    def get_code(self, name: str) -> CodeType | None:
+        """Return the code of the module, for `python -m` and its old name."""
+        return cast("InspectLoader", self._found.loader).get_code(self._found.name)
 
 
 def install() -> None:

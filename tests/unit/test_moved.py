@@ -90,3 +90,33 @@ def test_a_process_that_began_before_a_move_imports_what_it_needs_later(tmp_path
         (package / "moved.txt").write_text("fks.part fks.district.part\n")
         output, _ = process.communicate("\n", timeout=30.0)
     assert (output, process.returncode) == ("new old\n", 0)
+
+
+def test_a_moved_program_runs_under_its_old_name(tmp_path: Path) -> None:
+    """A keeper of the old build starts its children by the names that it knows."""
+    part = tmp_path / "fks" / "district" / "part"
+    part.mkdir(parents=True)
+    for name in ("__init__.py", "moved.py"):
+        (tmp_path / "fks" / name).write_bytes((TABLE.parent / name).read_bytes())
+    (tmp_path / "fks" / "moved.txt").write_text("fks.part fks.district.part\n")
+    (part.parent / "__init__.py").touch()
+    (part / "__init__.py").touch()
+    (part / "child.py").write_text("import sys\nprint(__name__, sys.argv[1:])\n")
+    (part / "__main__.py").write_text("from fks.part import child\nprint(__name__, child.__name__)\n")
+    printed = {
+        name: subprocess.run(
+            [sys.executable, "-B", "-S", "-m", name, "a"],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30.0,
+        ).stdout
+        for name in ("fks.part.child", "fks.part", "fks.part.nowhere")
+    }
+    assert printed == {
+        "fks.part.child": "__main__ ['a']\n",
+        "fks.part": "fks.district.part.child ['a']\n__main__ fks.district.part.child\n",
+        "fks.part.nowhere": "",
+    }

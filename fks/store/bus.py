@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Self
 
@@ -69,7 +69,7 @@ class Bus:
 
     async def close(self) -> None:
         """Close every connection. Subscriptions end with an error in their task: cancel them first."""
-        with contextlib.suppress(*_DOWN):
+        with contextlib.suppress(*_DOWN), _closed_is_down():
             await self._client.aclose()
 
     async def publish(self, channel: str, payload: Mapping[str, object]) -> bool:
@@ -94,7 +94,8 @@ class Bus:
         while True:
             listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
             try:
-                await listener.subscribe(*channels)
+                with _closed_is_down():
+                    await listener.subscribe(*channels)
                 _heed_cancel(cancels)
                 wait = 0.0
                 async for channel, payload in _messages(listener, cancels):
@@ -103,7 +104,7 @@ class Bus:
                 wait = _RETRY.next_s(wait)
                 await asyncio.sleep(wait)
             finally:
-                with contextlib.suppress(*_DOWN):
+                with contextlib.suppress(*_DOWN), _closed_is_down():
                     await listener.aclose()
 
     async def set(self, key: str, value: bytes, ttl_s: float | None = None) -> bool:
@@ -185,12 +186,25 @@ class Bus:
         cancels = _cancels()
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await call
+                with _closed_is_down():
+                    answer = await call
         except _DOWN:
             self._rest_until = time.monotonic() + _REST_S
             answer = None
         _heed_cancel(cancels)
         return answer
+
+
+@contextlib.contextmanager
+def _closed_is_down() -> Iterator[None]:
+    """Raise an OSError for the RuntimeError that uvloop raises when redis-py writes to a transport that Redis has
+    closed meanwhile. As a RuntimeError it ended the process (2026-11-30)."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "the handler is closed" not in str(error):
+            raise
+        raise ConnectionResetError(str(error)) from error
 
 
 def _cancels() -> int:
@@ -207,7 +221,8 @@ def _heed_cancel(before: int) -> None:
 
 async def _messages(listener: Any, cancels: int) -> AsyncIterator[tuple[str, Any]]:
     while True:
-        message = await listener.get_message(timeout=5.0)
+        with _closed_is_down():
+            message = await listener.get_message(timeout=5.0)
         _heed_cancel(cancels)
         if message is None or message["type"] != "message":
             continue

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import uvloop
 
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
@@ -176,3 +179,36 @@ async def test_subscriber_ends_although_its_cancel_was_lost() -> None:
     done, _ = await asyncio.wait({task}, timeout=2.0)
     assert done
     assert task.cancelled()
+
+
+async def _answer_some(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+    """Answer a few commands, and close: a Redis that ends while a client connects."""
+    with contextlib.suppress(OSError):
+        for _ in range(number % 7):
+            sent = await reader.read(4096)
+            if not sent:
+                break
+            writer.write(b"+OK\r\n" * sent.count(b"*"))
+    (writer.close if number % 2 else writer.transport.abort)()
+
+
+async def _use_dying_redis(path: Path) -> int:
+    """Return how often a Redis that ends at each point of a connect was asked; a call that raises ends the test."""
+    numbers = itertools.count()
+    server = await asyncio.start_unix_server(lambda r, w: _answer_some(r, w, next(numbers)), path)
+    async with server:
+        for _ in range(100):
+            bus = await Bus.connect(f"unix://{path}")
+            messages = bus.subscribe("any")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.03):
+                    await anext(messages)
+            assert await bus.get("key") is None
+            await bus.close()
+    return next(numbers)
+
+
+def test_a_redis_that_ends_while_a_client_connects_is_an_outage(tmp_path: Path) -> None:
+    """uvloop, the loop of the actors, raises RuntimeError for a transport that the peer has closed."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(_use_dying_redis(tmp_path / "redis.sock")) >= 200

@@ -9,7 +9,7 @@ from fks.model.health import Check
 from fks.runtime import Component
 
 if TYPE_CHECKING:
-    from fks.collector.collector import Collector
+    from fks.market.collector.collector import Collector
 
 
 class CollectorActor:
@@ -20,10 +20,10 @@ class CollectorActor:
     """
 
     MODULES = (
-        "fks.collector.collector",
-        "fks.history.limited_exchange",
-        "fks.exchanges.registry",
-        "fks.exchanges.binance.exchange",
+        "fks.market.collector.collector",
+        "fks.market.history.limited_exchange",
+        "fks.market.exchanges.registry",
+        "fks.market.exchanges.binance.exchange",
     )
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
@@ -33,9 +33,9 @@ class CollectorActor:
 
     async def start(self) -> None:
         """Connect, find the last stored bar, fill the gap. Raising is a failed start."""
-        from fks.collector.collector import Collector
-        from fks.exchanges.registry import make_exchange
-        from fks.history.limited_exchange import budget_for
+        from fks.market.collector.collector import Collector
+        from fks.market.exchanges.registry import make_exchange
+        from fks.market.history.limited_exchange import budget_for
 
         c = self._component
         assert c.lease is not None
@@ -44,7 +44,7 @@ class CollectorActor:
             self._exchange, settings=c.settings, node=c.node, clock=c.clock, log=c.log, budget=budget
         )
         if c.settings.data.tape:
-            from fks.tape.recorded_exchange import taped
+            from fks.market.tape.recorded_exchange import taped
 
             exchange = taped(exchange, c.settings, c.clock, c.log)
         self._collector = Collector(exchange, c.runtime)

@@ -34,13 +34,13 @@ class GuardianActor:
         from fks.config.endpoints import NodeEndpoints
         from fks.credentials.carrier import CarriedKeys, KeyCarrier
         from fks.credentials.opening import carried_venues
-        from fks.exchanges.registry import rate_limits_of
         from fks.guardian.bridges import BridgeFiles
         from fks.guardian.context import GuardianContext
         from fks.guardian.lease import is_machine_alone, is_placed_here
         from fks.guardian.ninja_session import NinjaSession
         from fks.guardian.service import Guardian
         from fks.guardian.timing import Timing
+        from fks.market.exchanges.registry import rate_limits_of
         from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.credentials import CredentialStore
         from fks.venues.registry import Making, limits_of

@@ -42,9 +42,9 @@ class OrderManagerActor:
         from fks.config.endpoints import NodeEndpoints
         from fks.credentials.carrier import CarriedKeys, KeyCarrier
         from fks.credentials.opening import carried_venues
-        from fks.exchanges.registry import rate_limits_of
         from fks.guardian.journal import engaged_kills, kill_mode
         from fks.guardian.lease import is_machine_alone, is_placed_here
+        from fks.market.exchanges.registry import rate_limits_of
         from fks.order_manager.ninja_rows import NinjaRows
         from fks.order_manager.prop_rules import prop_gates
         from fks.order_manager.service import OrderManager

@@ -174,7 +174,7 @@ def want(component: Component, gpus: Callable[[], Awaitable[float]]) -> Callable
     It also spreads the strategy instances over the strategy workers: when their number changes, as few instances as
     possible move to another worker, and the others go on deciding.
     """
-    from fks.exchanges.registry import EXCHANGES  # only the supervisor asks
+    from fks.market.exchanges.registry import EXCHANGES  # only the supervisor asks
 
     journal, strategies, deployments = (
         TreeJournal(component.db), StrategyStore(component.db), DeploymentStore(component.db),

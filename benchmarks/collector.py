@@ -30,10 +30,10 @@ import psutil
 from aiohttp import web
 
 from benchmarks._results import run, same
-from fks.bars.aggregate import BarStart
 from fks.config.secrets import load_secrets
-from fks.feed import machine as m
-from fks.feed.feed import FeedSpec, SymbolFeed
+from fks.market.bars.aggregate import BarStart
+from fks.market.feed import machine as m
+from fks.market.feed.feed import FeedSpec, SymbolFeed
 from fks.model.bar import PublicTrade
 from fks.model.timeframe import NS, bar_start
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait

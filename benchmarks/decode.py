@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the recordings o
 import msgspec
 
 from benchmarks._results import near, run, same
-from fks.exchanges.base import Wire
-from fks.exchanges.binance.wire import BinanceWire
-from fks.exchanges.coinbase.wire import CoinbaseWire
-from fks.exchanges.kraken.wire import KrakenWire
+from fks.market.exchanges.base import Wire
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.coinbase.wire import CoinbaseWire
+from fks.market.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import PublicTrade
 from fks.model.market import Channel, Subscription
 from fks.model.timeframe import iso

@@ -30,9 +30,9 @@ import numpy as np
 from benchmarks._results import run, same
 from fks.ai.forecast import ForecastModel, ForecastSpec, panel_of, train
 from fks.ai.forecast_evaluation import BASELINES, evaluation, leakage, tested
-from fks.bars.aggregate import aggregate_bars
-from fks.files.sample import sample_tape
 from fks.jobs.forecast import folds_of
+from fks.market.bars.aggregate import aggregate_bars
+from fks.market.files.sample import sample_tape
 from fks.search.overfitting import deflated_sharpe, sharpe
 from tests.support.forecasts import autoregression, evaluated, first_folds
 

@@ -6,7 +6,7 @@ import re
 import sys
 from enum import Enum
 
-from fks.feed.machine import (
+from fks.market.feed.machine import (
     ACTIONS,
     EVENTS,
     STREAM,
@@ -54,8 +54,8 @@ def document() -> str:
     acts = "\n".join(f"* {act.name.lower()}: {act.value}" for act in FeedAct)
     return f"""# Feeds
 
-This page is made of the tables of `fks/feed/machine.py` by `python scripts/feeds_page.py > docs/feeds.md`; a test keeps
-it true. The collector gives each feed its events and performs the actions that the feed returns.
+This page is made of the tables of `fks/market/feed/machine.py` by `python scripts/feeds_page.py > docs/feeds.md`; a
+test keeps it true. The collector gives each feed its events and performs the actions that the feed returns.
 
 ```mermaid
 {PICTURE}

@@ -1,6 +1,6 @@
 """State machines as documents: states, and every transition with its event, condition, target and what follows.
 
-Made of the tables that the code runs (`fks.orders.machine`, `fks.feed.machine`), so that a page cannot disagree.
+Made of the tables that the code runs (`fks.orders.machine`, `fks.market.feed.machine`), so that a page cannot disagree.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fks.feed import machine as feeds
+from fks.market.feed import machine as feeds
 from fks.model.order import TERMINAL, State
 from fks.orders import machine as orders
 

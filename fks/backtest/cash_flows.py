@@ -20,7 +20,7 @@ import numpy as np
 
 from fks.backtest.rows import Setup
 from fks.backtest.units import Units, divide_half_even
-from fks.bars.splits import day_starts_ns, days_of
+from fks.market.bars.splits import day_starts_ns, days_of
 from fks.model.bar import Bars, Ints
 from fks.model.calendars import Bools, overnight
 from fks.model.cash_flows import Dividend, FundingRate, is_perpetual

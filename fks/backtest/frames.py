@@ -13,7 +13,7 @@ import numpy as np
 
 from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.series import benchmark_of, decided_bars, drawdown_of, exposure_of, position_of, trade_table
-from fks.bars.splits import adjusted, split_day
+from fks.market.bars.splits import adjusted, split_day
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.calendars import calendar_of, guess_calendar
 from fks.model.errors import InputError, unprocessable
@@ -35,7 +35,7 @@ _MONTH_S = range(28 * 86_400, 31 * 86_400 + 1)
 
 def sample() -> Bars:
     """Return the shipped sample: BTCUSDT minutes from March to May 2026."""
-    return unpack_tape((resources.files("fks") / "files" / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()).bars()
+    return unpack_tape((resources.files("fks") / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()).bars()
 
 
 def bars_from_frame(

@@ -10,8 +10,8 @@ import numpy as np
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
 from fks.backtest.rows import AMOUNT_MAX
-from fks.bars.splits import NO_SHARES, tick_of
 from fks.config.risk import Risk
+from fks.market.bars.splits import NO_SHARES, tick_of
 from fks.matching import Borrow, Commission, CostModel, Slippage
 from fks.model.bar import Bars, Floats
 from fks.model.cash_flows import InstrumentEvents

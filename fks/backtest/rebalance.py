@@ -30,7 +30,7 @@ from fks.backtest.report import ROWS_MAX
 from fks.backtest.resample import resample
 from fks.backtest.rows import FillRow
 from fks.backtest.series import days_per_year, last_bars, returns_at
-from fks.bars.splits import ensure_splits_known
+from fks.market.bars.splits import ensure_splits_known
 from fks.matching import CostModel, is_accepted
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.calendars import ALWAYS

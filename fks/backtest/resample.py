@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fks.bars.splits import after_splits
+from fks.market.bars.splits import after_splits
 from fks.model.bar import Bars, Ints
 from fks.model.calendars import ALWAYS, calendar_of
 from fks.model.errors import InputError, unprocessable

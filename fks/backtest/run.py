@@ -25,7 +25,7 @@ from fks.backtest.gaps import (
 from fks.backtest.instrument import setup_for
 from fks.backtest.result import EngineResult, Setup
 from fks.backtest.units import to_units
-from fks.bars.splits import ensure_splits_known
+from fks.market.bars.splits import ensure_splits_known
 from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError, unprocessable
 from fks.model.timeframe import TIMEFRAMES, iso, to_ns

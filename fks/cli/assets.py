@@ -12,7 +12,7 @@ from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
-    from fks.history.assets import AssetSelection, Choice
+    from fks.market.history.assets import AssetSelection, Choice
     from fks.store.db import Database
 
 
@@ -116,8 +116,8 @@ def _decide(
     channels: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
     from fks.cli.data.store import with_store
-    from fks.exchanges.registry import EXCHANGES
-    from fks.history.assets import AssetSelection, Choice
+    from fks.market.exchanges.registry import EXCHANGES
+    from fks.market.history.assets import AssetSelection, Choice
 
     data = settings_of(ctx).data
     choice = Choice(symbols, exchange, timeframes or None, history, channels or None)

@@ -214,8 +214,8 @@ def _sessions(settings: Settings, environment: Environment) -> Callable[[bool], 
     """Return the maker of sessions, with the guardian's key or not, which keep the exchange's rate limit together; at a
     local exchange they keep none. Errors: ConfigError, before any case."""
     from fks.clock import RealClock
-    from fks.exchanges.registry import rate_limits_of
-    from fks.tape.player import discarding_log
+    from fks.market.exchanges.registry import rate_limits_of
+    from fks.market.tape.player import discarding_log
     from fks.venues.certify import PACES, PacedBudget
     from fks.venues.conformance import CasePace
     from fks.venues.registry import Making, make_venue
@@ -241,8 +241,8 @@ async def _smallest(
     cost_max: Decimal,
 ) -> SmallestOrder:
     from fks.clock import RealClock
-    from fks.exchanges.registry import make_exchange
-    from fks.tape.player import discarding_log
+    from fks.market.exchanges.registry import make_exchange
+    from fks.market.tape.player import discarding_log
     from fks.venues.certify import smallest_order
 
     assert row.stand_in is not None, "checked by the command"

@@ -23,9 +23,9 @@ from fks.sim.options import WireProtocol
 if TYPE_CHECKING:
     import asyncio
 
+    from fks.market.tape.summary import Summary
     from fks.sim.nt8.server import ServerOptions
     from fks.sim.options import Options
-    from fks.tape.summary import Summary
 
 _MODES = ("auto", "relay", "off")  # of an account of NinjaTrader
 
@@ -440,10 +440,10 @@ def replay(
 
 def _play_tape(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary, float]:
     """Return the result of the tape, and how many seconds the playing took."""
-    from fks.tape.player import play, wires_of
-    from fks.tape.reader import header_of, read_records, tape_files
-    from fks.tape.records import RecordKind
-    from fks.tape.summary import Summary
+    from fks.market.tape.player import play, wires_of
+    from fks.market.tape.reader import header_of, read_records, tape_files
+    from fks.market.tape.records import RecordKind
+    from fks.market.tape.summary import Summary
 
     files = tape_files(tape)
     header = header_of(files)
@@ -513,7 +513,7 @@ def _print_replay(document: dict[str, Any], took_s: float) -> None:
 
 def _check_tape(tape: Path, *, as_json: bool) -> int:
     """Print the state of every file, whatever the one before it was like."""
-    from fks.tape.reader import tape_files
+    from fks.market.tape.reader import tape_files
 
     shown = [_tape_verdict(path) for path in tape_files(tape)]
     emit(shown, as_json=as_json, schema="fks.sim.replay.check/1")
@@ -525,7 +525,7 @@ def _check_tape(tape: Path, *, as_json: bool) -> int:
 
 
 def _tape_verdict(path: Path) -> dict[str, Any]:
-    from fks.tape.reader import check_file
+    from fks.market.tape.reader import check_file
 
     try:
         row = check_file(path)

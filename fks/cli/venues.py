@@ -346,9 +346,9 @@ async def run_against_stand_in(row: VenueListing, folder: Path, only: Collection
     Errors: ConfigError.
     """
     from fks.clock import RealClock
+    from fks.market.tape.player import discarding_log
     from fks.sim.options import Options, WireProtocol
     from fks.sim.server import start
-    from fks.tape.player import discarding_log
     from fks.venues.conformance import run_cases, stand_in_of
 
     front = stand_in_of(row).front

@@ -227,7 +227,7 @@ def _read(
     """Return the listed symbol and exchange, the summary of the series, and the bars."""
     check_timeframe(timeframe)
     first_ns, last_ns, limit = _span(start, end, limit)
-    from fks.history.gaps import calendar_for
+    from fks.market.history.gaps import calendar_for
 
     now = session()
 
@@ -257,8 +257,8 @@ def _missing(
     listed: Listed, kept: str | None, bars: Bars, start_ns: int | None, end_ns: int | None, limit: int | None
 ) -> int | None:
     """Return the number of expected bars that an answer lacks. `kept`: the calendar that is stored with the series."""
-    from fks.exchanges.registry import EXCHANGES
-    from fks.history.gaps import calendar_for, count_bars, has_empty_bars
+    from fks.market.exchanges.registry import EXCHANGES
+    from fks.market.history.gaps import calendar_for, count_bars, has_empty_bars
     from fks.model.futures import futures_calendar
     from fks.store.gaps import TimeRange
 
@@ -301,7 +301,7 @@ def get_sync_status(
     """Return the state of the syncs of a symbol (of all without one): symbol, timeframe, exchange, sync_status
     (pending, running, done, failed; collected or stored where bars came without a sync), error, last_sync_at, and what
     is stored now: oldest, newest, candles, revision."""
-    from fks.bars.aggregate import length_of
+    from fks.market.bars.aggregate import length_of
 
     rows = session().run(lambda db: ReadingStore(db).sync_status(symbol, timeframe, exchange))
     ordered = sorted(rows, key=lambda row: (row["symbol"], row["exchange"], length_of(row["timeframe"])))
@@ -463,7 +463,7 @@ class Service:
         `progress` is called with (bars done, bars in all), from another thread. Safe to interrupt and to repeat: stored
         bars are not requested again. Errors: InputError, OutageError, PeerError when the exchange broke its own rules.
         """
-        from fks.history.request import fetch_history
+        from fks.market.history.request import fetch_history
 
         check_timeframe(timeframe)
         first_ns, last_ns, _ = _span(start, end, None)

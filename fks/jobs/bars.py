@@ -13,12 +13,12 @@ import numpy as np
 from fks.backtest import resample
 from fks.backtest.instrument import instrument_of
 from fks.backtest.resample import trades_needed
-from fks.bars.columns import volume_bars
-from fks.bars.splits import adjusted, tick_of
-from fks.exchanges.registry import EXCHANGES, capabilities_of
-from fks.files.bars import ImportOptions, read_bars
-from fks.history.gaps import calendar_for
 from fks.jobs.backtest import BarsRequest, LoadedBars, joined
+from fks.market.bars.columns import volume_bars
+from fks.market.bars.splits import adjusted, tick_of
+from fks.market.exchanges.registry import EXCHANGES, capabilities_of
+from fks.market.files.bars import ImportOptions, read_bars
+from fks.market.history.gaps import calendar_for
 from fks.model.bar import Bars
 from fks.model.errors import InputError, invalid, not_found, unprocessable
 from fks.model.futures import continuous, continuous_root, contract_of
@@ -41,8 +41,8 @@ _TRADES_MAX = 2_000_000  # stored trades of one run: about 1 GB while they are r
 async def load_stored(db: Database, request: BarsRequest, columns: ColumnCache | None = None) -> LoadedBars:
     """Return bars from `ohlcv_data`: the timeframe itself, or resampled from stored minutes where those reach further.
 
-    Shares that were split are in shares of the end (`fks.bars.splits`). With `columns` bars are mapped from its files
-    instead of read. Volume bars are made of the stored trades. Errors: InputError SYMBOL_UNKNOWN,
+    Shares that were split are in shares of the end (`fks.market.bars.splits`). With `columns` bars are mapped from its
+    files instead of read. Volume bars are made of the stored trades. Errors: InputError SYMBOL_UNKNOWN,
     NO_DATA, SPLIT_IN_BAR, FEATURE_UNKNOWN, FEATURE_KNOWLEDGE, TRADES_NEEDED, TRADES_GAP; OutageError.
     """
     if continuous_root(request.symbol.rpartition(":")[2]) is not None:
@@ -289,7 +289,7 @@ def read_tape(where: str) -> tuple[Tape, str]:
     Errors: InputError TAPE_MISSING, TAPE_BROKEN.
     """
     if where == "sample":
-        data = (resources.files("fks.files") / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()
+        data = (resources.files("fks.market.files") / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()
         return unpack_tape(data), "the shipped sample"
     path = Path(where).expanduser()
     if not path.is_file():

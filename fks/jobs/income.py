@@ -6,7 +6,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple
 
-from fks.history.gaps import calendar_for
+from fks.market.history.gaps import calendar_for
 from fks.model.calendars import ALWAYS, midnight_ns
 from fks.model.cash_flows import is_perpetual
 from fks.model.futures import instrument_of_symbol

@@ -51,8 +51,8 @@ def _backtest(spec: Mapping[str, Any], work: JobWork) -> dict[str, Any]:
 
 
 async def _sync(job: JobRow, work: JobWork) -> dict[str, Any]:
-    from fks.history.sync import QuietLog
     from fks.jobs.sync import run_sync  # not needed by a backtest
+    from fks.market.history.sync import QuietLog
 
     result = await run_sync(
         job.spec, work.db, work.settings, work.node, log=QuietLog(), clock=RealClock(), should_stop=work.stop.is_set

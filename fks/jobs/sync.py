@@ -13,10 +13,10 @@ from typing import Any
 from fks.clock import Clock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
-from fks.exchanges.registry import EXCHANGES
-from fks.history.gaps import GapWatch
-from fks.history.limited_exchange import opened_exchange
-from fks.history.sync import Sync
+from fks.market.exchanges.registry import EXCHANGES
+from fks.market.history.gaps import GapWatch
+from fks.market.history.limited_exchange import opened_exchange
+from fks.market.history.sync import Sync
 from fks.model.errors import FksError
 from fks.model.ports import Log
 from fks.store.db import Database

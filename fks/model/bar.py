@@ -174,10 +174,10 @@ class Bars:
     (`fks.model.features`). `calendar`: the market's trading
     calendar, `24/7` or a name of exchange_calendars (`fks.model.calendars`); missing bars and trading days follow from
     it. `exchange`: where they are from, "" when that is not known. `splits`, oldest first: the columns are in shares of
-    after the last one (`fks.bars.splits`), made of those that were traded (`raw`); strategies see the shares of each
-    decision's own day (`known`). `end_ns`: when each bar ended, of volume bars alone: the end of others follows from
-    their timeframe. `rolls`, oldest first, of a continuous future: the columns are the prices of the contract of each
-    bar; strategies see those of before a roll moved by its gap, as of each decision (`known`).
+    after the last one (`fks.market.bars.splits`), made of those that were traded (`raw`); strategies see the shares of
+    each decision's own day (`known`). `end_ns`: when each bar ended, of volume bars alone: the end of others follows
+    from their timeframe. `rolls`, oldest first, of a continuous future: the columns are the prices of the contract of
+    each bar; strategies see those of before a roll moved by its gap, as of each decision (`known`).
     """
 
     symbol: str

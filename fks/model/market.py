@@ -71,7 +71,7 @@ class RateLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeCapabilities:
-    """Everything that FKS knows of one exchange. Each value is in `fks/exchanges/<name>/capabilities.py`.
+    """Everything that FKS knows of one exchange. Each value is in `fks/market/exchanges/<name>/capabilities.py`.
 
     `timeframes`: those of the bars that REST returns; `live_bars`: those that are streamed, None: the same.
     `channels`: the kinds of live data that `watch` accepts. `newest_max`: the number of trades returned where REST

@@ -48,7 +48,7 @@ class SimFiles:
 def tape_path(tape: str) -> Path:
     """Return the file of a tape; 'sample' is the one that comes with FKS. Errors: ConfigError when there is none."""
     path = (
-        Path(str(resources.files("fks.files") / "sample_data" / SAMPLE))
+        Path(str(resources.files("fks.market.files") / "sample_data" / SAMPLE))
         if tape == "sample"
         else Path(tape).expanduser()
     )

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from fks.clock.waiting import wait_for_event
-from fks.history.gaps import calendar_for
+from fks.market.history.gaps import calendar_for
 from fks.model.account import Account
 from fks.model.bar import Bar
 from fks.model.calendars import ALWAYS, calendar_of, overnight

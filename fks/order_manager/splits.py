@@ -15,7 +15,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
-from fks.history.gaps import calendar_for
+from fks.market.history.gaps import calendar_for
 from fks.model.calendars import midnight_ns
 from fks.model.cash_flows import PositionSplit
 from fks.model.errors import ConfigError, OutageError

@@ -96,7 +96,7 @@ assets = Table(
     PrimaryKeyConstraint("exchange", "symbol"),
 )
 
-# of shares: stored bars are raw, and read in the shares of their end (fks.bars.splits)
+# of shares: stored bars are raw, and read in the shares of their end (fks.market.bars.splits)
 corporate_actions = Table(
     "corporate_actions",
     metadata,

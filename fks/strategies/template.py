@@ -53,7 +53,7 @@ from pathlib import Path
 import numpy as np
 
 from fks.backtest import run
-from fks.files.sample import sample_tape
+from fks.market.files.sample import sample_tape
 from fks.model.bar import Bars
 from fks.strategies.base import evaluate
 from fks.strategies.check import check_strategy

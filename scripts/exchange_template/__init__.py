@@ -1,4 +1,4 @@
-"""Template of an exchange package: copy this folder to `fks/exchanges/<name>/` and replace what is made up.
+"""Template of an exchange package: copy this folder to `fks/market/exchanges/<name>/` and replace what is made up.
 
 It is complete: it implements an exchange that does not exist, and passes the contract test that every exchange passes.
 docs/add-an-exchange.md has the steps. The top of each file of yours states what its code relies on in the exchange's

@@ -13,10 +13,10 @@ import aiohttp
 import msgspec
 
 from fks.clock import Clock
-from fks.exchanges.base import MS, ExchangeAddresses, exact
-from fks.exchanges.base.exchange import WireExchange
-from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
-from fks.exchanges.base.values import TOO_MUCH, offered, retry_after_s
+from fks.market.exchanges.base import MS, ExchangeAddresses, exact
+from fks.market.exchanges.base.exchange import WireExchange
+from fks.market.exchanges.base.rows import bar_of, closed, read_rows, rows_of
+from fks.market.exchanges.base.values import TOO_MUCH, offered, retry_after_s
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError, not_found
 from fks.model.instrument import Instrument
@@ -106,7 +106,8 @@ class TemplateExchange(WireExchange):
         return read_rows(self.name, lambda row: traded(symbol, 0, msgspec.convert(row, Trade, strict=False)), rows)
 
     async def _get(self, path: str, request: dict[str, Any]) -> Any:
-        """Return one answer. Where ccxt knows the exchange, `fks.exchanges.base.rest.CcxtExchange` does this instead.
+        """Return one answer. Where ccxt knows the exchange, `fks.market.exchanges.base.rest.CcxtExchange` does this
+        instead.
 
         Errors: OutageError (also: asked too much), PeerError, InputError SYMBOL_UNKNOWN.
         """

@@ -11,10 +11,10 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import ConnectionCounters, MessageReader, SubscriptionsAnswered, suspect_message
-from fks.exchanges.base.rows import UNREADABLE, RowReader, bar_of, check_sides, time_of, trade_of
-from fks.exchanges.base.values import check_bar, offered
-from fks.exchanges.base.wire import answered
+from fks.market.exchanges.base import ConnectionCounters, MessageReader, SubscriptionsAnswered, suspect_message
+from fks.market.exchanges.base.rows import UNREADABLE, RowReader, bar_of, check_sides, time_of, trade_of
+from fks.market.exchanges.base.values import check_bar, offered
+from fks.market.exchanges.base.wire import answered
 from fks.model.bar import PublicTrade
 from fks.model.market import BarSeen, Channel, MarketEvent, Quote, Subscription, Suspect
 
@@ -59,8 +59,8 @@ class _Quote(msgspec.Struct):
 
 
 class TemplateWire:
-    """The websocket protocol without the connection. One object per connection; `fks.exchanges.base.wire` has the
-    rules."""
+    """The websocket protocol without the connection. One object per connection; `fks.market.exchanges.base.wire` has
+    the rules."""
 
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")

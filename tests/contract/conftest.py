@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fks.entry import logins
-from fks.exchanges.binance.exchange import CcxtBinance
+from fks.market.exchanges.binance.exchange import CcxtBinance
 from tests.support import servers
 
 if TYPE_CHECKING:  # the server of children starts where the file of a test imports it

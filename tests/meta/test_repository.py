@@ -128,7 +128,7 @@ def test_the_repository_names_no_package_index_and_no_home_of_a_machine() -> Non
 def test_no_file_is_too_big() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     big = {name for name in tracked if (ROOT / name).is_file() and (ROOT / name).stat().st_size > 256 * 1024}
-    assert big == {"fks/files/sample_data/BTCUSDT-1m.fksbars"}
+    assert big == {"fks/market/files/sample_data/BTCUSDT-1m.fksbars"}
 
 
 def test_every_query_is_described_and_called() -> None:

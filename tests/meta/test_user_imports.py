@@ -113,7 +113,7 @@ def test_strategy_file_in_a_folder_is_found_and_evaluated(tmp_path: Path) -> Non
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from fks.files.sample import sample_tape\n"
+        "from fks.market.files.sample import sample_tape\n"
         "from fks.strategies.base import evaluate\n"
         "from fks.strategies.check import check_strategy\n"
         "from fks.strategies.registry import load_catalogue\n"

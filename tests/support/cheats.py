@@ -29,7 +29,7 @@ from fks.strategies.registry import load_catalogue
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "look-ahead.md"
 FREQTRADE = ROOT / "tests" / "support" / "freqtrade_lookahead.json"
-SAMPLE = ROOT / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
+SAMPLE = ROOT / "fks" / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 WARMUP = 60
 BARS = 6_000
 LATE = 4_000  # the first bar on which the late ones act

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from fks.clock import RealClock
-from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
-from fks.exchanges.base import ExchangeAddresses
-from fks.exchanges.registry import endpoint_of, make_exchange
-from fks.feed import machine as m
-from fks.feed.feed import SymbolFeed
+from fks.market.collector.collector import Collector
+from fks.market.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.registry import endpoint_of, make_exchange
+from fks.market.feed import machine as m
+from fks.market.feed.feed import SymbolFeed
 from fks.model.bar import Bar
 from fks.model.ports import Lease
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_datetime, to_ns

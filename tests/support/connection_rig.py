@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from fks.clock import FakeClock
-from fks.collector.connections import ChannelGroup, Connections, group_of
+from fks.market.collector.connections import ChannelGroup, Connections, group_of
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
 from fks.model.market import Channel, MarketEvent, Subscription

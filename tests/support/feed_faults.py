@@ -15,8 +15,8 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
-from fks.collector.collector import TICK_S
 from fks.config.settings import DatabaseSettings, Risk
+from fks.market.collector.collector import TICK_S
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_ns
 from fks.risk.figures import Passed

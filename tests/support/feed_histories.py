@@ -23,9 +23,9 @@ from typing import Any, TextIO
 
 import msgspec
 
-from fks.feed import machine as m
-from fks.feed.feed import FeedSpec, SymbolFeed
-from fks.feed.queues import Batch
+from fks.market.feed import machine as m
+from fks.market.feed.feed import FeedSpec, SymbolFeed
+from fks.market.feed.queues import Batch
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Quote
 

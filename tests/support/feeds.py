@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from fks.bars.aggregate import BarStart
-from fks.feed import machine as m
-from fks.feed.feed import FeedSpec, SymbolFeed
-from fks.feed.queues import MarketData
+from fks.market.bars.aggregate import BarStart
+from fks.market.feed import machine as m
+from fks.market.feed.feed import FeedSpec, SymbolFeed
+from fks.market.feed.queues import MarketData
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.feed import SealedPosition
 from fks.model.market import BarSeen, Channel, TradeIds

@@ -20,7 +20,7 @@ from fks.model.instrument import Instrument
 from fks.model.tape import Tape, unpack_tape
 from fks.strategies.base import Strategy
 
-SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
+SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 BTC, ETH = "BTCUSDT", "ETHUSDT"
 HISTORY, START, BARS = 300, 2_302, 110  # bars before the first one that is traded; its row; bars that are traded
 _APART = 30_000  # ETH is the mean of the sample and of the sample so many rows later, in another unit

@@ -17,10 +17,10 @@ from typing import Any
 import aiohttp
 
 from fks.clock import Clock, RealClock
-from fks.collector.collector import TICK_S, Collector
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
-from fks.exchanges.registry import make_exchange
+from fks.market.collector.collector import TICK_S, Collector
+from fks.market.exchanges.registry import make_exchange
 from fks.model.timeframe import to_ns
 from fks.order_manager.service import OrderManager
 from fks.runtime import Runtime

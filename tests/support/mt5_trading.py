@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from fks.clock import RealClock
-from fks.exchanges.mt5.exchange import instrument_of
+from fks.market.exchanges.mt5.exchange import instrument_of
 from fks.model.ids import leg_id
 from fks.model.ninja import MT5
 from fks.model.order import Order, Side, State

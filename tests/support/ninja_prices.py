@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fks.clock import Clock
 from fks.config.settings import Data, Ninja, Settings
-from fks.exchanges.ninja.exchange import NinjaExchange
-from fks.exchanges.registry import make_exchange
+from fks.market.exchanges.ninja.exchange import NinjaExchange
+from fks.market.exchanges.registry import make_exchange
 from fks.model.ports import Budget
 from fks.model.timeframe import NS, to_ns
 from fks.sim.nt8.server import BridgeServer, ServerOptions

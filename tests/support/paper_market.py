@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from fks.bars.aggregate import BarBuilder, BarStart, OpenBar
+from fks.market.bars.aggregate import BarBuilder, BarStart, OpenBar
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
 from fks.model.market import (

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from fks.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.base import ExchangeAddresses
 
 
 @dataclass

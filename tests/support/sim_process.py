@@ -18,7 +18,7 @@ import ccxt.pro
 from fks.cli import main
 from tests.support.children import Child
 
-SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
+SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 
 
 class Sim:

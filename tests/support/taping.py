@@ -7,15 +7,15 @@ from pathlib import Path
 
 import fks
 from fks.clock import FakeClock
-from fks.exchanges.base.wire import SubscriptionsAnswered, Wire
-from fks.exchanges.binance.exchange import BinanceExchange
-from fks.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.base.wire import SubscriptionsAnswered, Wire
+from fks.market.exchanges.binance.exchange import BinanceExchange
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.tape.recorded_exchange import RecordedWire
+from fks.market.tape.recorder import Recorder
+from fks.market.tape.records import Header
+from fks.market.tape.writer import TapeWriter
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.ports import Log
-from fks.tape.recorded_exchange import RecordedWire
-from fks.tape.recorder import Recorder
-from fks.tape.records import Header
-from fks.tape.writer import TapeWriter
 from tests.support.ports import CollectingLog
 from tests.support.recorded import agg_trades, raw_trades
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from random import Random
 
-from fks.bars.aggregate import BarBuilder, BarStart
+from fks.market.bars.aggregate import BarBuilder, BarStart
 from fks.model.bar import Bar, PublicTrade
 from fks.model.market import ExchangeCapabilities, TradeIds, TradesFrom
 from fks.model.timeframe import NS, bar_end, bar_start

@@ -34,7 +34,7 @@ async def until(
 
 
 def clear_of_the_hour() -> None:
-    """Wait until no bar of an hour is about to end or to settle (fks.history.gaps.SETTLE_NS): for counts of what there
+    """Wait until no bar of an hour is about to end or to settle (fks.market.history.gaps.SETTLE_NS): for counts of what there
     is."""
     into_s = time.time() % 3600
     if not 11 < into_s < 3540:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fks.clock import RealClock
-from fks.collector.collector import Collector
-from fks.exchanges.registry import make_exchange
+from fks.market.collector.collector import Collector
+from fks.market.exchanges.registry import make_exchange
 from fks.model.errors import StaleEpochError
 from fks.order_manager.service import OrderManager
 from fks.order_manager.submission import Submissions

@@ -9,7 +9,7 @@ from fks.api.gateway import Replica
 from fks.api.query import Body, BodyOf, Exchange, Gate, Reader, Trader, page
 from fks.api.routing import Router
 from fks.api.views import AssetView, Page
-from fks.history.assets import HISTORY_MAX_DAYS, AssetSelection, Choice
+from fks.market.history.assets import HISTORY_MAX_DAYS, AssetSelection, Choice
 from fks.model.errors import unprocessable
 from fks.store.assets import AssetStore
 
@@ -49,7 +49,7 @@ async def disable(gate: Gate, caller: Trader, body: Wanted) -> ExactJson:
 
 
 def _selection(gate: Replica) -> AssetSelection:
-    from fks.exchanges.registry import EXCHANGES
+    from fks.market.exchanges.registry import EXCHANGES
 
     return AssetSelection(gate.db, gate.deps.settings.data, EXCHANGES)
 

@@ -11,9 +11,9 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.query import Body, BodyOf, Exchange, Gate, Limit, Reader, Symbol, Trader, moment
 from fks.api.routing import Router
-from fks.history.coverage import CoverageReport
-from fks.history.events import import_events, list_events, read_events
-from fks.history.quality import QualityReport
+from fks.market.history.coverage import CoverageReport
+from fks.market.history.events import import_events, list_events, read_events
+from fks.market.history.quality import QualityReport
 from fks.model.errors import not_found
 from fks.model.instrument import folded
 from fks.model.json_fields import json_fields

@@ -36,7 +36,7 @@ def data() -> None:
 @click.pass_context
 def sample(ctx: click.Context, as_json: bool) -> None:
     """Load the shipped sample: three real months of BTCUSDT minutes, and the larger bars. Safe to repeat."""
-    from fks.files.sample import load_tape, sample_tape
+    from fks.market.files.sample import load_tape, sample_tape
 
     tape = sample_tape()
     start = time.monotonic()
@@ -72,10 +72,10 @@ def status(ctx: click.Context, symbol: str | None) -> Any:
     """Show what is stored: bars, oldest, newest and range of each series, and the state of its sync."""
 
     async def work(db: Database) -> list[dict[str, Any]]:
-        from fks.bars.aggregate import length_of
         from fks.clock import RealClock
-        from fks.history.gaps import is_kept
-        from fks.history.quality import behind
+        from fks.market.bars.aggregate import length_of
+        from fks.market.history.gaps import is_kept
+        from fks.market.history.quality import behind
         from fks.store.gaps import GapStore
 
         now_ns = RealClock().now_ns()

@@ -17,8 +17,8 @@ from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
-    from fks.files.bars import ImportOptions
-    from fks.files.load import Imported
+    from fks.market.files.bars import ImportOptions
+    from fks.market.files.load import Imported
     from fks.store.db import Database
 
 
@@ -66,7 +66,7 @@ def import_(
     completely or not at all; a wrong one is refused with one message that names row and column, and the others go on.
     Safe to repeat. See docs/import-data.md.
     """
-    from fks.files.bars import ImportOptions
+    from fks.market.files.bars import ImportOptions
     from fks.model.instrument import GivenRules
 
     stamps, date_order = how.pop("stamps"), how.pop("date_order") or ""
@@ -90,8 +90,8 @@ def _imported(
     with_larger: bool,
 ) -> list[dict[str, Any]]:
     from fks.clock import RealClock
-    from fks.files.bars import read_bars
-    from fks.files.load import import_file
+    from fks.market.files.bars import read_bars
+    from fks.market.files.load import import_file
 
     clock = RealClock()
 
@@ -194,7 +194,7 @@ def export(
 ) -> None:
     """Write the stored bars of SYMBOL and TIMEFRAME into a file; 'fks data import' reads it back bit for bit."""
     from fks.cli.events import moment
-    from fks.files.export import export_bars
+    from fks.market.files.export import export_bars
     from fks.model.timeframe import check_timeframe, to_ns
 
     check_timeframe(timeframe)
@@ -233,7 +233,7 @@ def export(
 
 async def _stored_series(db: Database, symbol: str, exchange: str) -> tuple[str, str]:
     """Return (exchange, symbol) of the stored series, for any spelling of the symbol."""
-    from fks.files.symbols import alphanumeric
+    from fks.market.files.symbols import alphanumeric
     from fks.store.gaps import GapStore
     from fks.store.reading import ReadingStore
 

@@ -14,8 +14,8 @@ from fks.model.json_fields import json_fields
 from fks.model.timeframe import check_timeframe, iso, to_ns
 
 if TYPE_CHECKING:
-    from fks.history.gaps import MissingBars
-    from fks.history.quality import FeedOutage, Quality, QualityReport
+    from fks.market.history.gaps import MissingBars
+    from fks.market.history.quality import FeedOutage, Quality, QualityReport
     from fks.store.db import Database
     from fks.store.gaps import Series
 
@@ -36,7 +36,7 @@ def chosen(symbol: str | None, timeframe: str | None, exchange: str) -> Callable
 
 def _report(ctx: click.Context, db: Database) -> QualityReport:
     from fks.clock import RealClock
-    from fks.history.quality import QualityReport
+    from fks.market.history.quality import QualityReport
 
     data = settings_of(ctx).data
     return QualityReport(db, RealClock(), days=data.gaps_days, frames=data.timeframes)
@@ -105,7 +105,7 @@ def gaps(
 
 async def _fill(ctx: click.Context, db: Database, missing: list[MissingBars], *, is_shown: bool) -> None:
     from fks.clock import RealClock
-    from fks.history.sync import QuietLog, Sync
+    from fks.market.history.sync import QuietLog, Sync
 
     ordered = sorted(missing, key=lambda gap: gap.span.end_ns, reverse=True)
     done, total = 0, sum(gap.bars for gap in ordered)
@@ -168,7 +168,7 @@ def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, excha
     wanted = chosen(symbol, timeframe, exchange)
 
     async def work(db: Database) -> tuple[list[Quality], list[FeedOutage]]:
-        from fks.bars.aggregate import length_of
+        from fks.market.bars.aggregate import length_of
 
         report = _report(ctx, db)
         listed = sorted(
@@ -273,7 +273,7 @@ def prune(
         return is_named(one) and not (how["disabled"] and one.is_collected)
 
     async def work(db: Database, *, is_dry: bool) -> list[Any]:
-        from fks.history.prune import prune as pruned
+        from fks.market.history.prune import prune as pruned
 
         ensure_some(await _report(ctx, db).series(is_named), symbol, *timeframes, exchange)
         return await pruned(db, before_ns, wanted, is_dry=is_dry)

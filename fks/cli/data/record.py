@@ -18,11 +18,11 @@ from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
     from fks.clock import Clock
-    from fks.exchanges.base.exchange import WireExchange
+    from fks.market.exchanges.base.exchange import WireExchange
+    from fks.market.tape.recorded_exchange import RecordedExchange
+    from fks.market.tape.recorder import Recorder
     from fks.model.instrument import Instrument
     from fks.model.market import Subscription
-    from fks.tape.recorded_exchange import RecordedExchange
-    from fks.tape.recorder import Recorder
 
 CHANNELS = ("trades", "bars", "quotes", "book")
 _RECONNECT_S = 1.0
@@ -87,10 +87,10 @@ async def _record(
     ctx: click.Context, name: str, symbols: Sequence[str], channels: Sequence[str], seconds: float | None, folder: Path
 ) -> dict[str, Any]:
     from fks.clock import RealClock
-    from fks.exchanges.registry import make_exchange
-    from fks.history.limited_exchange import shared_budget
-    from fks.tape.player import discarding_log
-    from fks.tape.recorded_exchange import RecordedExchange, make_recorder
+    from fks.market.exchanges.registry import make_exchange
+    from fks.market.history.limited_exchange import shared_budget
+    from fks.market.tape.player import discarding_log
+    from fks.market.tape.recorded_exchange import RecordedExchange, make_recorder
 
     clock, settings = RealClock(), settings_of(ctx)
     node = node_of(ctx)

@@ -38,7 +38,7 @@ def splits(
     \b
     fks data splits AAPL --add 2014-06-09=7:1 --add 2020-08-31=4:1
     """
-    from fks.bars.splits import split_day
+    from fks.market.bars.splits import split_day
 
     if (added or removed) and symbol is None:
         raise InputError("--add and --remove need a symbol", remedy="fks data splits SYMBOL --add DAY=RATIO")
@@ -49,7 +49,7 @@ def splits(
         raise InputError(f"--remove {' '.join(removed)}: a day is written as 2020-08-31") from None
 
     async def work(db: Database) -> list[ListedEvent]:
-        from fks.history.events import split_event
+        from fks.market.history.events import split_event
         from fks.store.corporate_actions import SPLIT, CorporateActionStore
         from fks.store.reading import ReadingStore
 
@@ -96,7 +96,7 @@ def list_events(ctx: click.Context, symbol: str | None, exchange: str, known_at:
     Funding rates are one line a symbol. SYMBOL may be a currency (USD): its economic events.
     """
     from fks.cli.events import moment
-    from fks.history import events
+    from fks.market.history import events
     from fks.model.timeframe import to_ns
 
     at = moment(known_at)
@@ -123,7 +123,7 @@ def import_events(ctx: click.Context, file: Path, exchange: str) -> Any:
     from which on it was known. A symbol has to be stored, or its exchange be named. An event that is known already with
     another content gets a further revision.
     """
-    from fks.history import events
+    from fks.market.history import events
 
     rows = csv_rows(file, events.needed_columns, events.EVENT_COLUMNS)
     found = events.read_events(rows, exchange, file.name)
@@ -141,7 +141,7 @@ def sync_events(ctx: click.Context, symbols: tuple[str, ...], start: str, exchan
     Funding is stored under the exchange of the perpetuals, as bars of their archives are: binanceusdm, bybitlinear.
     """
     from fks.cli.events import moment
-    from fks.history import events
+    from fks.market.history import events
     from fks.model.timeframe import to_ns
 
     began = moment(start)

@@ -89,8 +89,8 @@ def node_of(ctx: click.Context) -> NodeEndpoints | None:
 async def exchange_of(ctx: click.Context, name: str) -> AsyncIterator[Exchange]:
     """Yield the exchange `name` (empty: the one of the settings), opened."""
     from fks.clock import RealClock
-    from fks.history.limited_exchange import opened_exchange
-    from fks.history.sync import QuietLog
+    from fks.market.history.limited_exchange import opened_exchange
+    from fks.market.history.sync import QuietLog
 
     settings = settings_of(ctx)
     async with opened_exchange(

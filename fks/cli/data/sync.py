@@ -15,7 +15,7 @@ from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
-    from fks.history.sync import Sync, Synced
+    from fks.market.history.sync import Sync, Synced
     from fks.model.ports import Exchange
     from fks.store.db import Database
 
@@ -107,7 +107,7 @@ def series(
 @click.pass_context
 def init(ctx: click.Context, arguments: tuple[str, ...], days: int, exchange: str, as_json: bool) -> None:
     """Fetch history from the beginning: two years of 1m to 1M bars of the configured symbols, or of these."""
-    from fks.history.sync import TIMEFRAMES_INIT
+    from fks.market.history.sync import TIMEFRAMES_INIT
 
     settings = settings_of(ctx)
     symbols, timeframes = parse_series(arguments, settings)
@@ -130,7 +130,7 @@ def init(ctx: click.Context, arguments: tuple[str, ...], days: int, exchange: st
 @click.pass_context
 def update(ctx: click.Context, arguments: tuple[str, ...], exchange: str, as_json: bool) -> None:
     """Fetch what came after the newest stored bar: of everything that was synced, or of these."""
-    from fks.history.sync import TIMEFRAMES_INIT
+    from fks.market.history.sync import TIMEFRAMES_INIT
 
     settings = settings_of(ctx)
     symbols, timeframes = parse_series(arguments, settings)
@@ -157,7 +157,7 @@ def run_syncs(
 
     async def work(db: Database) -> list[dict[str, Any]]:
         from fks.clock import RealClock
-        from fks.history.sync import QuietLog, Sync
+        from fks.market.history.sync import QuietLog, Sync
 
         rows: list[dict[str, Any]] = []
         async with exchange_of(ctx, exchange) as source:
@@ -249,9 +249,9 @@ def continuous(ctx: click.Context, every: float, repeats_max: int | None) -> Non
 
 async def _round(ctx: click.Context, db: Database) -> None:
     from fks.clock import RealClock
-    from fks.history.gaps import GapWatch
-    from fks.history.sync import QuietLog
     from fks.jobs.sync import run_sync
+    from fks.market.history.gaps import GapWatch
+    from fks.market.history.sync import QuietLog
 
     settings, clock = settings_of(ctx), RealClock()
     gaps = await GapWatch(db, clock, days=settings.data.gaps_days).look()
@@ -275,7 +275,7 @@ async def _round(ctx: click.Context, db: Database) -> None:
 )
 def sync_status(ctx: click.Context, symbol: str | None) -> Any:
     """Show how syncs stand: pending, running (and how far), done, failed (and why)."""
-    from fks.bars.aggregate import length_of
+    from fks.market.bars.aggregate import length_of
     from fks.store.sync import SyncStore
 
     rows = with_store(ctx, lambda db: SyncStore(db).all())

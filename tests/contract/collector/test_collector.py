@@ -13,7 +13,7 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Data, DatabaseSettings
-from fks.files.sample import SAMPLE, sample_tape
+from fks.market.files.sample import SAMPLE, sample_tape
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.feed import TRADES, FeedRow
 from fks.model.timeframe import NS, to_datetime
@@ -285,7 +285,7 @@ async def test_assets_are_followed_while_running(
 async def test_held_tape_seals_each_bar_when_it_is_over(
     database: Database, as_collector: Database, bus: Bus, log: CollectingLog, tmp_path: Path, frames: tuple[str, ...]
 ) -> None:
-    tape = str(files("fks.files") / "sample_data" / SAMPLE)
+    tape = str(files("fks.market.files") / "sample_data" / SAMPLE)
     arguments = ["--tape", tape, "--fills", "tape", "--hold", "--start", "2026-03-10T00:00:00Z", "--rate-limits", "off"]
     exchange = LocalExchange(tmp_path, arguments).start()
     bars = sample_tape().bars()
@@ -319,8 +319,8 @@ async def test_held_tape_seals_each_bar_when_it_is_over(
 async def test_drain_stores_all_and_the_next_collector_has_no_gap(
     database: Database, as_collector: Database, bus: Bus, exchange: LocalExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.collector.collector.DRAIN_S", 20.0)  # it is about all, not about how soon
-    monkeypatch.setattr("fks.collector.collector.FLUSH_S", 20.0)
+    monkeypatch.setattr("fks.market.collector.collector.DRAIN_S", 20.0)  # it is about all, not about how soon
+    monkeypatch.setattr("fks.market.collector.collector.FLUSH_S", 20.0)
     settings = settings_for(exchange.info, **FEW)
     newest: dict[str, int] = {}
     for epoch in (1, 2, 3):

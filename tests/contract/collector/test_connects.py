@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 
 from fks.clock import RealClock
-from fks.collector.connections import CONNECTIONS_MAX, ChannelGroup, Connections
-from fks.exchanges.base import ExchangeAddresses
-from fks.exchanges.binance.exchange import BinanceExchange
+from fks.market.collector.connections import CONNECTIONS_MAX, ChannelGroup, Connections
+from fks.market.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.binance.exchange import BinanceExchange
 from fks.model.market import Allowance, Channel, RateLimits, Subscription
 from fks.rate_limits.budgets import CONNECTS_SHARE, budget_of
 from fks.store.bus import Bus

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 
 from fks.clock import Clock, FakeClock, RealClock
-from fks.collector import gap_filler as module
-from fks.collector import writer as writer_module
-from fks.collector.gap_filler import GapFiller
-from fks.collector.writer import Writer
 from fks.config.settings import Data
-from fks.feed import machine as m
-from fks.feed.feed import FeedSpec, SymbolFeed
-from fks.feed.queues import Sealed
+from fks.market.collector import gap_filler as module
+from fks.market.collector import writer as writer_module
+from fks.market.collector.gap_filler import GapFiller
+from fks.market.collector.writer import Writer
+from fks.market.feed import machine as m
+from fks.market.feed.feed import FeedSpec, SymbolFeed
+from fks.market.feed.queues import Sealed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.feed import TRADES, FeedRow
 from fks.model.market import TradeIds, TradesFrom

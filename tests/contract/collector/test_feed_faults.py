@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from fks.collector.collector import Collector
-from fks.collector.gap_filler import FOLLOWED, LATE_TRIES
-from fks.collector.writer import Writer
 from fks.config.settings import Settings
-from fks.exchanges.binance.wire import BinanceWire
-from fks.feed import machine as m
-from fks.feed.liveness import ChannelLiveness
-from fks.feed.machine import Stream
+from fks.market.collector.collector import Collector
+from fks.market.collector.gap_filler import FOLLOWED, LATE_TRIES
+from fks.market.collector.writer import Writer
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.feed import machine as m
+from fks.market.feed.liveness import ChannelLiveness
+from fks.market.feed.machine import Stream
 from fks.model.backoff import Backoff
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
@@ -250,7 +250,7 @@ async def test_asset_that_could_not_be_ended_is_collected_again_when_chosen(
             raise OutageError("the store is away")
 
         monkeypatch.setattr(Writer, "flush_all", refuse)
-        monkeypatch.setattr("fks.collector.gap_filler.GRACE_NS", 60 * NS)  # no correction begins before the end
+        monkeypatch.setattr("fks.market.collector.gap_filler.GRACE_NS", 60 * NS)  # no correction begins before the end
         assert feed.last_id is not None
         late = PublicTrade(
             "binance", "ETHUSDT", feed.last_id + 1, feed.last_ns - 60 * NS, Decimal(1), Decimal(1), False
@@ -445,7 +445,7 @@ class LateRest:
 @pytest.fixture
 def late_rest_settings(exchange: LocalExchange, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Return settings for a REST that is late by seconds: its queries follow one another at once, and no silence."""
-    monkeypatch.setattr("fks.collector.gap_filler.RETRY", Backoff(0.02, 0.02))
+    monkeypatch.setattr("fks.market.collector.gap_filler.RETRY", Backoff(0.02, 0.02))
     return settings_for(exchange.info, **FEW, stale_min_s=20.0)
 
 
@@ -486,7 +486,7 @@ async def test_bar_sealed_while_rest_lags_is_corrected_before_the_collector_ends
 ) -> None:
     """REST answered that a second had no trade. The trades come, and the collector is stopped before the correction."""
     for bound in ("DRAIN_S", "CORRECT_S", "FLUSH_S"):  # it is about all, not about how soon
-        monkeypatch.setattr(f"fks.collector.collector.{bound}", 20.0)
+        monkeypatch.setattr(f"fks.market.collector.collector.{bound}", 20.0)
     async with running(make_collector(late_rest_settings, as_collector, bus, log)) as collector:
         await until(lambda: collector.is_ready)
         await later(database, 1)

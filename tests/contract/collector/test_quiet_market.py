@@ -10,11 +10,11 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import FakeClock, RealClock
-from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
-from fks.feed import machine as m
-from fks.feed.machine import FeedState, Stream
-from fks.history.assets import RELIST_MAX_S, Assets
+from fks.market.collector.collector import Collector
+from fks.market.feed import machine as m
+from fks.market.feed.machine import FeedState, Stream
+from fks.market.history.assets import RELIST_MAX_S, Assets
 from fks.model.bar import Bar, Ints, PublicTrade
 from fks.model.calendars import AlwaysOpen, Bools
 from fks.model.errors import OutageError
@@ -143,7 +143,7 @@ async def test_closed_market_is_silent_without_reconnects(
     database: Database, as_collector: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange, market = QuietExchange(), Market()
-    monkeypatch.setattr("fks.collector.collector.calendar_of", lambda name: market)
+    monkeypatch.setattr("fks.market.collector.collector.calendar_of", lambda name: market)
     collector = collector_on(exchange, as_collector, bus, log)
     async with running(collector):
         await until(lambda: collector.is_ready)

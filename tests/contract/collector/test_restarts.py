@@ -16,9 +16,9 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import RealClock
-from fks.collector.gap_filler import Backfill
-from fks.feed import machine as m
-from fks.feed.feed import SymbolFeed
+from fks.market.collector.gap_filler import Backfill
+from fks.market.feed import machine as m
+from fks.market.feed.feed import SymbolFeed
 from fks.model.bar import PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.feed import TRADES, FeedRow

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import fks.exchanges
+import fks.market.exchanges
 from fks.clock import FakeClock
 from fks.config.settings import Data, Settings
-from fks.exchanges.registry import (
+from fks.market.exchanges.registry import (
     BY_SETTINGS,
     EXCHANGES,
     SIMULATED,
@@ -23,8 +23,8 @@ from fks.exchanges.registry import (
     make_exchange,
     rate_limits_of,
 )
-from fks.files.symbols import symbol_at
-from fks.history.gaps import calendar_for, has_empty_bars
+from fks.market.files.symbols import symbol_at
+from fks.market.history.gaps import calendar_for, has_empty_bars
 from fks.model.market import Allowance
 from scripts.exchange_template.capabilities import CAPABILITIES
 from tests.support.ports import CollectingLog
@@ -38,9 +38,9 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     package = tmp_path / "newcomer"
     shutil.copytree(ROOT / "scripts" / "exchange_template", package, ignore=shutil.ignore_patterns("__pycache__"))
     for module in package.glob("*.py"):
-        text = module.read_text().replace("scripts.exchange_template", "fks.exchanges.newcomer")
+        text = module.read_text().replace("scripts.exchange_template", "fks.market.exchanges.newcomer")
         module.write_text(text.replace('"template"', '"newcomer"'))
-    monkeypatch.setattr(fks.exchanges, "__path__", [*fks.exchanges.__path__, str(tmp_path)])
+    monkeypatch.setattr(fks.market.exchanges, "__path__", [*fks.market.exchanges.__path__, str(tmp_path)])
     monkeypatch.setitem(EXCHANGES, "newcomer", "TemplateExchange")
     return "newcomer"
 
@@ -66,7 +66,7 @@ def test_no_code_outside_its_package_names_an_exchange() -> None:
     found = []
     for path in [*(ROOT / "fks").rglob("*.py"), *(ROOT / "actors").rglob("*.py")]:
         folder = path.relative_to(ROOT).parts
-        if folder[:2] == ("fks", "exchanges") and (folder[2] in names or folder[2] == "registry.py"):
+        if folder[:3] == ("fks", "market", "exchanges") and (folder[3] in names or folder[3] == "registry.py"):
             continue
         if folder == ("fks", "sim", "options.py") or folder[:4] == ("fks", "venues", "ccxt", "dialects"):
             continue
@@ -82,7 +82,7 @@ def test_no_code_outside_its_package_names_an_exchange() -> None:
 def test_capabilities_are_read_without_loading_a_client() -> None:
     program = (
         "import json, sys\n"
-        "from fks.exchanges.registry import EXCHANGES, capabilities_of\n"
+        "from fks.market.exchanges.registry import EXCHANGES, capabilities_of\n"
         "[capabilities_of(name) for name in EXCHANGES]\n"
         "print(json.dumps(sorted({'ccxt', 'aiohttp'} & set(sys.modules))))"
     )

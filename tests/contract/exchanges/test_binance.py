@@ -16,9 +16,9 @@ from aiohttp import WSCloseCode, web
 
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings, Sim
-from fks.exchanges.base import ExchangeAddresses
-from fks.exchanges.binance.exchange import BinanceExchange
-from fks.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
+from fks.market.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.binance.exchange import BinanceExchange
+from fks.market.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.instrument import Lot, PercentPrice, find_instrument
@@ -137,9 +137,9 @@ def plain(event: MarketEvent) -> MarketEvent:
 def test_folder_registry_and_tapes_agree() -> None:
     import pkgutil
 
-    import fks.exchanges
+    import fks.market.exchanges
 
-    modules = {module.name for module in pkgutil.iter_modules(fks.exchanges.__path__)}
+    modules = {module.name for module in pkgutil.iter_modules(fks.market.exchanges.__path__)}
     assert set(EXCHANGES) <= modules - {"base", "registry"}
 
 

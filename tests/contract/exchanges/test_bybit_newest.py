@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fks.bars.aggregate import BarBuilder, BarStart
 from fks.clock import RealClock
-from fks.collector.gap_filler import Backfill
-from fks.exchanges.base import ExchangeAddresses
-from fks.exchanges.bybit.exchange import BybitExchange
-from fks.feed import machine as m
-from fks.feed.feed import SymbolFeed
+from fks.market.bars.aggregate import BarBuilder, BarStart
+from fks.market.collector.gap_filler import Backfill
+from fks.market.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.bybit.exchange import BybitExchange
+from fks.market.feed import machine as m
+from fks.market.feed.feed import SymbolFeed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.feed import SealedPosition

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges.base import Wire
-from fks.exchanges.binance.wire import BinanceWire
-from fks.exchanges.coinbase.wire import CoinbaseWire
-from fks.exchanges.kraken.wire import KrakenWire
+from fks.market.exchanges.base import Wire
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.coinbase.wire import CoinbaseWire
+from fks.market.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import PublicTrade
 from fks.model.market import BarSeen, Book, Channel, Quote, Subscription
 from tests.support.ccxt_feeds import feed_of, trades_of

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fks.exchanges.coinbase.exchange import CoinbaseExchange
-from fks.exchanges.coinbase.wire import CoinbaseWire
+from fks.market.exchanges.coinbase.exchange import CoinbaseExchange
+from fks.market.exchanges.coinbase.wire import CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
-from fks.exchanges.registry import make_exchange
+from fks.market.collector.collector import Collector
+from fks.market.exchanges.registry import make_exchange
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -19,12 +19,12 @@ import msgspec
 import pytest
 from aiohttp import web
 
-import fks.exchanges
+import fks.market.exchanges
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
-from fks.exchanges.base import socket
-from fks.exchanges.registry import BY_SETTINGS, EXCHANGES, capabilities_of, endpoint_of, make_exchange
-from fks.history.assets import subscriptions
+from fks.market.exchanges.base import socket
+from fks.market.exchanges.registry import BY_SETTINGS, EXCHANGES, capabilities_of, endpoint_of, make_exchange
+from fks.market.history.assets import subscriptions
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.market import (
@@ -137,7 +137,7 @@ def of(case: Case, channel: Channel) -> tuple[Subscription, ...]:
 
 def test_x10_folder_registry_tapes_and_cases_agree() -> None:
     modules = {
-        module.name for module in pkgutil.iter_modules(fks.exchanges.__path__) if not module.name.startswith("_")
+        module.name for module in pkgutil.iter_modules(fks.market.exchanges.__path__) if not module.name.startswith("_")
     }
     assert modules - {"base", "registry"} == set(EXCHANGES)
     assert set(EXCHANGES) - BY_SETTINGS == set(ALL) - {"template"}

@@ -21,7 +21,7 @@ from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
-from fks.exchanges.registry import make_exchange
+from fks.market.exchanges.registry import make_exchange
 from fks.model.cash_flows import Dividend, FetchedEvents, FundingRate, SplitDay
 from fks.model.errors import OutageError, PeerError
 from fks.model.timeframe import NS

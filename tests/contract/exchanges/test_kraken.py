@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from fks.clock import RealClock
-from fks.exchanges.kraken.exchange import KrakenExchange
-from fks.exchanges.kraken.wire import PING_S, KrakenWire
+from fks.market.exchanges.kraken.exchange import KrakenExchange
+from fks.market.exchanges.kraken.wire import PING_S, KrakenWire
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Subscription, Suspect

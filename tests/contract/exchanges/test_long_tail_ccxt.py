@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
-from fks.exchanges.base import Wire
-from fks.exchanges.bybit.wire import BybitWire
-from fks.exchanges.okx.wire import OkxWire
+from fks.market.exchanges.base import Wire
+from fks.market.exchanges.bybit.wire import BybitWire
+from fks.market.exchanges.okx.wire import OkxWire
 from fks.model.bar import PublicTrade
 from fks.model.market import BarSeen, Book
 from tests.support.ccxt_feeds import Client

@@ -17,8 +17,8 @@ from aiohttp import web
 
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
-from fks.exchanges.base import ExchangeAddresses
-from fks.exchanges.registry import endpoint_of, make_exchange
+from fks.market.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.registry import endpoint_of, make_exchange
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS

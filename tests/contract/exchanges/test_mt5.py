@@ -12,8 +12,8 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Mt5, Settings
-from fks.exchanges.mt5.exchange import Mt5Exchange
-from fks.exchanges.registry import make_exchange
+from fks.market.exchanges.mt5.exchange import Mt5Exchange
+from fks.market.exchanges.registry import make_exchange
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError
 from fks.model.instrument import Instrument
@@ -98,7 +98,7 @@ async def test_symbol_that_the_terminal_lacks_is_refused(exchange: Mt5Exchange) 
 async def test_bridge_of_another_platform_is_refused(
     exchange: Mt5Exchange, agent: ScriptedAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.exchanges.ninja.session.READY_S", 0.5)
+    monkeypatch.setattr("fks.market.exchanges.ninja.session.READY_S", 0.5)
     agent.welcome["platform"] = "NinjaTrader 8"
     with pytest.raises(OutageError, match="serves another platform: NinjaTrader 8"):
         await exchange.instruments()

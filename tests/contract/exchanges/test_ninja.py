@@ -19,9 +19,9 @@ import pytest
 
 from fks.bridge import platform
 from fks.config.settings import Ninja, Settings
-from fks.exchanges.ninja.exchange import NinjaExchange
-from fks.exchanges.registry import capabilities_of, make_exchange
-from fks.history.sync import Sync
+from fks.market.exchanges.ninja.exchange import NinjaExchange
+from fks.market.exchanges.registry import capabilities_of, make_exchange
+from fks.market.history.sync import Sync
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.futures import contract_of
@@ -328,7 +328,7 @@ async def test_x40_a_restarted_bridge_is_an_outage_and_its_count_begins_again(
 async def test_x41_refused_connection_is_an_outage_that_names_the_address(
     tmp_path: Path, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.exchanges.ninja.session.READY_S", 0.5)
+    monkeypatch.setattr("fks.market.exchanges.ninja.session.READY_S", 0.5)
     put_secret(tmp_path / "key")
     port = free_port()
     settings = Settings(ninja=Ninja(port=port, secret_file=str(tmp_path / "key")))
@@ -383,7 +383,7 @@ async def test_x43_missing_answer_is_an_outage(
         await reader.read()
         writer.close()
 
-    monkeypatch.setattr("fks.exchanges.ninja.session.READY_S", 0.5)
+    monkeypatch.setattr("fks.market.exchanges.ninja.session.READY_S", 0.5)
     server = await asyncio.start_server(deaf, "127.0.0.1", 0)
     put_secret(tmp_path / "key")
     port = server.sockets[0].getsockname()[1]
@@ -462,7 +462,7 @@ async def test_x53_a_third_data_session_is_an_outage_that_says_so(
 ) -> None:
     others = [bridge.exchange(log) for _ in range(2)]
     async with listening(exchange), listening(others[0]):
-        monkeypatch.setattr("fks.exchanges.ninja.session.READY_S", 0.5)
+        monkeypatch.setattr("fks.market.exchanges.ninja.session.READY_S", 0.5)
         with pytest.raises(OutageError, match="session_limit"):
             await anext(others[1].watch(TRADES))
     for other in others:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.collector.collector import Collector
-from fks.feed.machine import FeedState
+from fks.market.collector.collector import Collector
+from fks.market.feed.machine import FeedState
 from fks.model.timeframe import NS, bar_start, to_ns
 from fks.runtime import Runtime
 from fks.store.assets import Asset, AssetStore

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges.base import ConnectionCounters, SubscriptionsAnswered, Wire
-from fks.exchanges.binance.wire import BinanceWire
-from fks.exchanges.coinbase.wire import CoinbaseWire
-from fks.exchanges.kraken.wire import KrakenWire
+from fks.market.exchanges.base import ConnectionCounters, SubscriptionsAnswered, Wire
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.coinbase.wire import CoinbaseWire
+from fks.market.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect
 from tests.support.recorded import COINBASE, EXCERPT, KRAKEN_BOOK, KRAKEN_V1, MIXED, SHARED, Frame, frames_of, slowly

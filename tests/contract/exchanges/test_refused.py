@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 
 from fks.clock import RealClock
-from fks.collector.collector import Collector
-from fks.collector.self_checks import feed_problems
 from fks.config.settings import Data, Settings
-from fks.exchanges.registry import make_exchange
+from fks.market.collector.collector import Collector
+from fks.market.collector.self_checks import feed_problems
+from fks.market.exchanges.registry import make_exchange
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -13,11 +13,11 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from fks.clock import RealClock
-from fks.exchanges.base import SubscriptionsAnswered, Wire, socket
-from fks.exchanges.base import book_resync as anew
-from fks.exchanges.base.socket import Sockets
-from fks.exchanges.binance.wire import BinanceWire
-from fks.exchanges.kraken.wire import KrakenWire
+from fks.market.exchanges.base import SubscriptionsAnswered, Wire, socket
+from fks.market.exchanges.base import book_resync as anew
+from fks.market.exchanges.base.socket import Sockets
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.market import Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect

@@ -16,19 +16,19 @@ import numpy as np
 import orjson
 import pytest
 
-from fks.bars.aggregate import aggregate_bars
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import FakeClock
 from fks.config.risk import Risk
-from fks.files.bars import FileBars, ImportOptions, read_bars
-from fks.files.export import export_bars
-from fks.files.load import import_file
-from fks.files.sample import sample_tape
-from fks.history.quality import QualityReport
 from fks.jobs.backtest import BarsRequest
 from fks.jobs.bars import load_stored
 from fks.jobs.fingerprint import fingerprint
+from fks.market.bars.aggregate import aggregate_bars
+from fks.market.files.bars import FileBars, ImportOptions, read_bars
+from fks.market.files.export import export_bars
+from fks.market.files.load import import_file
+from fks.market.files.sample import sample_tape
+from fks.market.history.quality import QualityReport
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
 from fks.model.errors import InputError, OutageError

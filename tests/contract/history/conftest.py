@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fks.clock import FakeClock
-from fks.history.sync import Sync
+from fks.market.history.sync import Sync
 from fks.store.db import Database
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog

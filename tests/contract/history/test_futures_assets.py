@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fks.config.settings import Data
-from fks.exchanges.registry import EXCHANGES
-from fks.history.assets import AssetSelection, Choice
+from fks.market.exchanges.registry import EXCHANGES
+from fks.market.history.assets import AssetSelection, Choice
 from fks.model.errors import InputError
 from fks.store.db import Database
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from fks.clock import FakeClock
-from fks.history.gaps import DAY_NS, Gaps, GapWatch
-from fks.history.prune import prune
-from fks.history.quality import QualityReport
-from fks.history.sync import Sync
+from fks.market.history.gaps import DAY_NS, Gaps, GapWatch
+from fks.market.history.prune import prune
+from fks.market.history.quality import QualityReport
+from fks.market.history.sync import Sync
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_datetime

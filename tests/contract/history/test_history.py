@@ -12,9 +12,9 @@ from fks.cli.base import NOT_RUNNING, OK, USAGE
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
-from fks.exchanges.registry import make_exchange
-from fks.files.sample import load_tape, sample_tape
-from fks.history.sync import Sync
+from fks.market.exchanges.registry import make_exchange
+from fks.market.files.sample import load_tape, sample_tape
+from fks.market.history.sync import Sync
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from fks.store.bars import BarStore

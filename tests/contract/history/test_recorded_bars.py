@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.bars.aggregate import BarBuilder, BarStart, OpenBar, aggregate_bars, aggregate_trades, fold_bars
-from fks.bars.outliers import OutlierDetector
-from fks.bars.validation import Reason, check_bars
-from fks.files.sample import sample_tape
+from fks.market.bars.aggregate import BarBuilder, BarStart, OpenBar, aggregate_bars, aggregate_trades, fold_bars
+from fks.market.bars.outliers import OutlierDetector
+from fks.market.bars.validation import Reason, check_bars
+from fks.market.files.sample import sample_tape
 from fks.model.bar import Bar, Bars, Ints, PublicTrade
 from fks.model.calendars import calendar_of
 from fks.model.timeframe import NS, bar_end, bar_start, iso, to_ns

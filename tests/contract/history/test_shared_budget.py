@@ -14,9 +14,9 @@ from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Data, Settings
-from fks.history.gaps import DAY_NS
-from fks.history.limited_exchange import budget_for
-from fks.history.request import fetch_history
+from fks.market.history.gaps import DAY_NS
+from fks.market.history.limited_exchange import budget_for
+from fks.market.history.request import fetch_history
 from fks.rate_limits.budgets import bucket_of
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fks.clock import FakeClock
-from fks.history.fetch import SILENT_RUNS_MAX
-from fks.history.gaps import DAY_NS, GapWatch
-from fks.history.quality import QualityReport
-from fks.history.sync import Sync, SyncStopped
+from fks.market.history.fetch import SILENT_RUNS_MAX
+from fks.market.history.gaps import DAY_NS, GapWatch
+from fks.market.history.quality import QualityReport
+from fks.market.history.sync import Sync, SyncStopped
 from fks.model.bar import Bar
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS, bar_end, bar_start, to_datetime

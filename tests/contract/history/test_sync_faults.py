@@ -10,8 +10,8 @@ import pytest
 
 from fks.clock import FakeClock, RealClock
 from fks.config.settings import DatabaseSettings
-from fks.history.gaps import DAY_NS, GapWatch
-from fks.history.sync import Sync, SyncStopped
+from fks.market.history.gaps import DAY_NS, GapWatch
+from fks.market.history.sync import Sync, SyncStopped
 from fks.model.bar import Bar
 from fks.model.errors import FksError
 from fks.model.timeframe import NS, bar_start, to_datetime, to_ns

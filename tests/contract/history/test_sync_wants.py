@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fks.clock import FakeClock
-from fks.history.assets import Assets
-from fks.history.gaps import DAY_NS, GapWatch
-from fks.history.sync import Sync, SyncStopped
+from fks.market.history.assets import Assets
+from fks.market.history.gaps import DAY_NS, GapWatch
+from fks.market.history.sync import Sync, SyncStopped
 from fks.model.bar import Bar
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_datetime

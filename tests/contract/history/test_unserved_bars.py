@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from fks.clock import FakeClock
-from fks.history.gaps import DAY_NS, Gaps
-from fks.history.quality import QualityReport
-from fks.history.sync import Sync
+from fks.market.history.gaps import DAY_NS, Gaps
+from fks.market.history.quality import QualityReport
+from fks.market.history.sync import Sync
 from fks.model.bar import Bar
 from fks.model.market import TradesFrom
 from fks.model.timeframe import NS, bar_start

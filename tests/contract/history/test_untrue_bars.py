@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from fks.bars.aggregate import BarBuilder
 from fks.clock import FakeClock
-from fks.collector.gap_filler import Backfill
-from fks.exchanges.binance.exchange import BinanceExchange
-from fks.history.confirmation import BarFilter
-from fks.history.sync import Sync
+from fks.market.bars.aggregate import BarBuilder
+from fks.market.collector.gap_filler import Backfill
+from fks.market.exchanges.binance.exchange import BinanceExchange
+from fks.market.history.confirmation import BarFilter
+from fks.market.history.sync import Sync
 from fks.model.errors import PeerError
 from fks.model.feed import SealedPosition
 from fks.model.timeframe import NS, TIMEFRAMES

@@ -11,7 +11,7 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Mt5, Settings
-from fks.exchanges.registry import make_exchange
+from fks.market.exchanges.registry import make_exchange
 from fks.model.account import Environment
 from fks.model.errors import OutageError
 from fks.model.ids import leg_id

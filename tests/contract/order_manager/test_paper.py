@@ -100,7 +100,7 @@ async def seal(rig: Rig, count: int) -> None:
         " ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET sealed_through = excluded.sealed_through",
         to_datetime(START + (count - 1) * MINUTE),
     )
-    await rig.bus.publish("fks.bars", {"type": "bar"})
+    await rig.bus.publish("fks.market.bars", {"type": "bar"})
 
 
 async def decide(rig: Rig, bar: int, kind: Kind | None = None, **changes: Any) -> Any:

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from fks.clock import RealClock
-from fks.exchanges.base import ExchangeAddresses
-from fks.exchanges.coinbase.exchange import CoinbaseExchange
+from fks.market.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.coinbase.exchange import CoinbaseExchange
 from fks.model.bar import PublicTrade
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription
 from tests.support.ports import CollectingLog

@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from fks.clock import RealClock
-from fks.exchanges.base import ExchangeAddresses
-from fks.exchanges.kraken.exchange import KrakenExchange
+from fks.market.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.kraken.exchange import KrakenExchange
 from fks.model.bar import PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription

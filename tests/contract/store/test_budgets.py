@@ -8,7 +8,7 @@ import uuid
 from typing import cast
 
 from fks.clock import RealClock
-from fks.exchanges.registry import EXCHANGES, capabilities_of
+from fks.market.exchanges.registry import EXCHANGES, capabilities_of
 from fks.model.market import Allowance, RateLimits
 from fks.rate_limits.budgets import (
     ALONE_LOOK_S,

@@ -14,18 +14,18 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.clock import RealClock
-from fks.collector.collector import Collector
-from fks.exchanges.registry import make_exchange
+from fks.market.collector.collector import Collector
+from fks.market.exchanges.registry import make_exchange
+from fks.market.tape.player import play, wires_of
+from fks.market.tape.reader import check_file, read_records, tape_files
+from fks.market.tape.recorded_exchange import RecordedExchange, taped
+from fks.market.tape.replay import TapeExchange
+from fks.market.tape.summary import Summary
 from fks.model.ports import Exchange
 from fks.model.timeframe import to_datetime
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.tape.player import play, wires_of
-from fks.tape.reader import check_file, read_records, tape_files
-from fks.tape.recorded_exchange import RecordedExchange, taped
-from fks.tape.replay import TapeExchange
-from fks.tape.summary import Summary
 from tests.support.collecting import running, settings_for
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease

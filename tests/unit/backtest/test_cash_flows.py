@@ -13,7 +13,7 @@ import pytest
 from fks.backtest import Backtest, Member, Setup
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
-from fks.bars.splits import SplitDay, adjusted
+from fks.market.bars.splits import SplitDay, adjusted
 from fks.matching import Borrow, CostModel
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents, is_perpetual

@@ -34,7 +34,7 @@ from tests.support.given import Given
 from tests.support.soak_cases import soaked
 from tests.support.strategies import START_NS
 
-SAMPLE = Path(__file__).resolve().parents[3] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
+SAMPLE = Path(__file__).resolve().parents[3] / "fks" / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 CATALOGUE = load_catalogue()
 BTC = Instrument(
     "binance",

@@ -218,7 +218,7 @@ def test_a_run_imports_no_pandas_no_ray_and_no_database() -> None:
         "from fks.strategies.sma_cross import SmaCross\n"
         "result = bt.run(SmaCross(fast=20, slow=50), bt.sample()[:2000])\n"
         "result.statistics, result.metrics\n"
-        "banned = 'pandas numba ray asyncpg sqlalchemy redis fastapi fks.store fks.jobs fks.files fks.config.settings'.split()\n"
+        "banned = 'pandas numba ray asyncpg sqlalchemy redis fastapi fks.store fks.jobs fks.market.files fks.config.settings'.split()\n"
         "assert [name for name in banned if name in sys.modules] == []\n"
         "result.trades_frame()\n"
         "assert 'pandas' in sys.modules"

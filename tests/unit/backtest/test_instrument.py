@@ -16,8 +16,8 @@ from fks import backtest as bt
 from fks.backtest.account_report import account_document_of
 from fks.backtest.report import document_of
 from fks.cli.backtest import show, show_account
-from fks.files.bars import ImportOptions, read_bars
 from fks.jobs.backtest import LoadedBars, parse_spec, setup_of
+from fks.market.files.bars import ImportOptions, read_bars
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
 from fks.model.errors import InputError

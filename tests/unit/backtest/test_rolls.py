@@ -16,7 +16,7 @@ from fks.backtest.metrics import metrics_of
 from fks.backtest.report import document_of
 from fks.backtest.series import benchmark_of
 from fks.backtest.statistics import statistics_of
-from fks.bars.columns import aggregate_bars
+from fks.market.bars.columns import aggregate_bars
 from fks.matching import Commission, CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.errors import InputError

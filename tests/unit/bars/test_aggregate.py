@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.bars.aggregate import (
+from fks.market.bars.aggregate import (
     BarBuilder,
     BarStart,
     OpenBar,

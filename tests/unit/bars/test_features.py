@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fks.backtest.fingerprint import tape_hash
 from fks.backtest.frames import sample
-from fks.bars.splits import adjusted, split_day
+from fks.market.bars.splits import adjusted, split_day
 from fks.model.bar import Bars, Feature, Floats
 from fks.model.errors import InputError
 from fks.model.features import EventColumn, EventRevision, aligned, check_feature_name, near_events

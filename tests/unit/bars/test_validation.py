@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fks.bars.outliers import AGREEING, BASIS, OutlierDetector
-from fks.bars.validation import Reason, RowFault, check_bars
-from fks.files.sample import sample_tape
+from fks.market.bars.outliers import AGREEING, BASIS, OutlierDetector
+from fks.market.bars.validation import Reason, RowFault, check_bars
+from fks.market.files.sample import sample_tape
 from fks.model.bar import Bar, Bars
 from fks.model.calendars import calendar_of
 from fks.model.timeframe import NS, bar_end, bar_start

@@ -11,11 +11,11 @@ import pytest
 
 from fks.backtest import resample, run, sample, setup_for
 from fks.backtest.series import periods_of
-from fks.bars.columns import aggregate_bars, volume_bars
 from fks.config.risk import Risk
-from fks.files.bars import ImportOptions, read_bars
 from fks.jobs.backtest import BarsRequest
 from fks.jobs.bars import load_trades
+from fks.market.bars.columns import aggregate_bars, volume_bars
+from fks.market.files.bars import ImportOptions, read_bars
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.features import aligned

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
-from fks.collector.gap_filler import GapFiller
 from fks.config.settings import Data
-from fks.feed import machine as m
-from fks.feed.feed import FeedSpec, SymbolFeed
-from fks.feed.machine import FeedState
-from fks.feed.queues import Sealed
+from fks.market.collector.gap_filler import GapFiller
+from fks.market.feed import machine as m
+from fks.market.feed.feed import FeedSpec, SymbolFeed
+from fks.market.feed.machine import FeedState
+from fks.market.feed.queues import Sealed
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import PeerError
 from fks.model.feed import SealedPosition

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.bars.aggregate import by_length
-from fks.collector import gap_filler as module
-from fks.collector.gap_filler import Backfill
 from fks.config.settings import Data
-from fks.exchanges.polygon.exchange import PolygonExchange
-from fks.feed import machine as m
-from fks.feed.feed import SymbolFeed
-from fks.feed.machine import FeedState, Gap, Recovery
+from fks.market.bars.aggregate import by_length
+from fks.market.collector import gap_filler as module
+from fks.market.collector.gap_filler import Backfill
+from fks.market.exchanges.polygon.exchange import PolygonExchange
+from fks.market.feed import machine as m
+from fks.market.feed.feed import SymbolFeed
+from fks.market.feed.machine import FeedState, Gap, Recovery
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.feed import SealedPosition

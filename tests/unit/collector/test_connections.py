@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from fks.collector import connections as module
+from fks.market.collector import connections as module
 from fks.model.market import BarSeen, Channel, Discontinuity
 from tests.support.connection_rig import rigged, trade
 from tests.support.waiting import until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.collector.connections import KINDS_MAX, CounterMetrics
+from fks.market.collector.connections import KINDS_MAX, CounterMetrics
 from fks.model.market import Channel, ConnectionCounters
 from tests.support.ports import RecordingMeter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from fks.collector.connections import RETRY_FIRST_S, RETRY_LONG_S, RETRY_MAX_S, STEADY_S, ReconnectBackoff
+from fks.market.collector.connections import RETRY_FIRST_S, RETRY_LONG_S, RETRY_MAX_S, STEADY_S, ReconnectBackoff
 
 
 def connects(seconds: float, *, stood_s: float, has_data: bool) -> list[float]:

@@ -8,12 +8,12 @@ import sys
 
 PROGRAM = """
 import json, sys
-from fks.exchanges.bybit.exchange import CcxtBybit
-from fks.exchanges.coinbase.exchange import CcxtCoinbase
-from fks.exchanges.kraken.exchange import CcxtKraken
-from fks.exchanges.okx.exchange import CcxtOkx
+from fks.market.exchanges.bybit.exchange import CcxtBybit
+from fks.market.exchanges.coinbase.exchange import CcxtCoinbase
+from fks.market.exchanges.kraken.exchange import CcxtKraken
+from fks.market.exchanges.okx.exchange import CcxtOkx
 from fks.venues.ccxt.library import binance, ccxt
-from fks.exchanges.binance.exchange import CcxtBinance as again
+from fks.market.exchanges.binance.exchange import CcxtBinance as again
 try:
     refused = bool(ccxt.bitget())
 except ImportError as error:
@@ -41,7 +41,7 @@ from fks.venues.ccxt.dialect_session import DialectSession
 from fks.venues.ccxt.dialects import dialect
 DialectSession(dialect("kraken"), SessionConfig("k", "cw=="), RealClock())
 from fks.venues.ccxt.library import binance
-from fks.exchanges.kraken.exchange import CcxtKraken
+from fks.market.exchanges.kraken.exchange import CcxtKraken
 print(json.dumps([binance().id, CcxtKraken().id]))
 """
 

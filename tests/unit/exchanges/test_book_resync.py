@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges.base import BookResync, Wire
-from fks.exchanges.base.book_resync import CALM_S, ROW_MAX
-from fks.exchanges.bybit.wire import BybitWire
-from fks.exchanges.coinbase.wire import CoinbaseWire
-from fks.exchanges.kraken.wire import KrakenWire
+from fks.market.exchanges.base import BookResync, Wire
+from fks.market.exchanges.base.book_resync import CALM_S, ROW_MAX
+from fks.market.exchanges.bybit.wire import BybitWire
+from fks.market.exchanges.coinbase.wire import CoinbaseWire
+from fks.market.exchanges.kraken.wire import KrakenWire
 from fks.model.errors import PeerError
 from fks.model.market import Book, Channel, Subscription
 

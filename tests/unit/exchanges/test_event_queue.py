@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from fks.exchanges.base import ArrivedEvents, ConnectionCounters
+from fks.market.exchanges.base import ArrivedEvents, ConnectionCounters
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Suspect
 

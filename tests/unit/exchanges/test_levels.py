@@ -7,7 +7,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.exchanges.base import Levels
+from fks.market.exchanges.base import Levels
 
 CHANGES = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), max_size=12)
 

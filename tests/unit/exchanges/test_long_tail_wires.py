@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.exchanges.base import ConnectionCounters, SubscriptionsAnswered, Wire
-from fks.exchanges.base.paging import page_end
-from fks.exchanges.base.rows import number_of
-from fks.exchanges.bybit.wire import BybitWire
-from fks.exchanges.okx.wire import OkxWire
-from fks.exchanges.polygon.wire import PolygonWire
-from fks.exchanges.polygon.wire import number_of as tape_number
+from fks.market.exchanges.base import ConnectionCounters, SubscriptionsAnswered, Wire
+from fks.market.exchanges.base.paging import page_end
+from fks.market.exchanges.base.rows import number_of
+from fks.market.exchanges.bybit.wire import BybitWire
+from fks.market.exchanges.okx.wire import OkxWire
+from fks.market.exchanges.polygon.wire import PolygonWire
+from fks.market.exchanges.polygon.wire import number_of as tape_number
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect

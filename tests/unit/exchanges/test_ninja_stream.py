@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.exchanges.ninja.exchange import DAY_NS, WINDOWS_MAX, contracts_at, windows
-from fks.exchanges.ninja.stream import (
+from fks.market.exchanges.ninja.exchange import DAY_NS, WINDOWS_MAX, contracts_at, windows
+from fks.market.exchanges.ninja.stream import (
     MARGIN_NS,
     SETTLE_NS,
     SILENT_S,

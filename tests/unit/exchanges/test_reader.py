@@ -7,8 +7,8 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from fks.exchanges.base import BROKEN, ConnectionCounters, MessageReader
-from fks.exchanges.base.reader import LEARNED_MAX
+from fks.market.exchanges.base import BROKEN, ConnectionCounters, MessageReader
+from fks.market.exchanges.base.reader import LEARNED_MAX
 
 
 class Inner(msgspec.Struct):

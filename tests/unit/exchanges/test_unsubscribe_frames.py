@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges.base import ConnectionCounters, Wire
-from fks.exchanges.binance.wire import BinanceWire
-from fks.exchanges.bybit.wire import BybitWire
-from fks.exchanges.coinbase.wire import CoinbaseWire
-from fks.exchanges.kraken.wire import KrakenWire
-from fks.exchanges.okx.wire import OkxWire
-from fks.exchanges.polygon.wire import PolygonWire
+from fks.market.exchanges.base import ConnectionCounters, Wire
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.bybit.wire import BybitWire
+from fks.market.exchanges.coinbase.wire import CoinbaseWire
+from fks.market.exchanges.kraken.wire import KrakenWire
+from fks.market.exchanges.okx.wire import OkxWire
+from fks.market.exchanges.polygon.wire import PolygonWire
 from fks.model.market import Channel, Discontinuity, Subscription
 from scripts.exchange_template.wire import TemplateWire
 

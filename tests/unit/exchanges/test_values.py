@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fks.exchanges.base.values import PAUSE_S, check_trade, retry_after_s
+from fks.market.exchanges.base.values import PAUSE_S, check_trade, retry_after_s
 from fks.model.bar import PublicTrade
 from fks.model.errors import PeerError
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.exchanges.base import SubscriptionsAnswered, Wire
-from fks.exchanges.binance.wire import BinanceWire
-from fks.exchanges.coinbase.wire import CoinbaseWire
-from fks.exchanges.kraken.wire import KrakenWire
+from fks.market.exchanges.base import SubscriptionsAnswered, Wire
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.coinbase.wire import CoinbaseWire
+from fks.market.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect

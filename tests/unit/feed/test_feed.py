@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fks.bars.aggregate import BarStart
-from fks.feed import machine as m
-from fks.feed.feed import GRACE_NS, SymbolFeed
-from fks.feed.machine import FeedState, Gap, SilenceCheck, Stream
+from fks.market.bars.aggregate import BarStart
+from fks.market.feed import machine as m
+from fks.market.feed.feed import GRACE_NS, SymbolFeed
+from fks.market.feed.machine import FeedState, Gap, SilenceCheck, Stream
 from fks.model.market import Channel, Suspect, TradeIds
 from fks.model.timeframe import NS
 from tests.support.feeds import (
@@ -313,7 +313,7 @@ def test_outage_lasts_from_the_last_message_until_the_feed_is_live() -> None:
 
 # ── the store ────────────────────────────────────────────────────────────────────────────────────
 def test_overflow_drops_what_is_not_stored_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fks.feed.feed.SEALED_MAX", 1)
+    monkeypatch.setattr("fks.market.feed.feed.SEALED_MAX", 1)
     feed = live()
     receive(feed, 2.0, trade(1, 0.1), trade(2, 2.0))
     actions = receive(feed, 2.1)

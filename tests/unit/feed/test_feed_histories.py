@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.feed import machine as m
-from fks.feed.feed import FeedSpec
-from fks.feed.machine import TRANSITIONS
+from fks.market.feed import machine as m
+from fks.market.feed.feed import FeedSpec
+from fks.market.feed.machine import TRANSITIONS
 from tests.support.feed_histories import RecordedFeed, load, replay, select
 from tests.support.feeds import T0, fetched, recovered, recovery, trade
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.feed.liveness import PATIENCE_MAX, ChannelLiveness, FeedLiveness
+from fks.market.feed.liveness import PATIENCE_MAX, ChannelLiveness, FeedLiveness
 from fks.model.market import Channel
 
 

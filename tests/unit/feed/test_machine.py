@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.feed import machine as m
-from fks.feed.machine import FeedState, Stream
+from fks.market.feed import machine as m
+from fks.market.feed.machine import FeedState, Stream
 from scripts.feeds_page import document
 from tests.support.feeds import T0, backfilled, live, receive, trade
 

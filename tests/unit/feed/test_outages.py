@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.feed.queues import Outages
+from fks.market.feed.queues import Outages
 from fks.model.feed import TRADES, ChannelOutage
 
 US = 1_000

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from fks.feed import machine as m
-from fks.feed.feed import SymbolFeed
-from fks.feed.machine import FeedState, SilenceCheck, Stream
+from fks.market.feed import machine as m
+from fks.market.feed.feed import SymbolFeed
+from fks.market.feed.machine import FeedState, SilenceCheck, Stream
 from fks.model.bar import Bar, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fks.files.bars import FileBars, ImportOptions, read_bars
-from fks.files.sample import sample_tape
+from fks.market.files.bars import FileBars, ImportOptions, read_bars
+from fks.market.files.sample import sample_tape
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, iso

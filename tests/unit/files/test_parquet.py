@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fks.files.bars import FileBars, ImportOptions, read_bars
-from fks.files.sample import sample_tape
+from fks.market.files.bars import FileBars, ImportOptions, read_bars
+from fks.market.files.sample import sample_tape
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.exchanges.registry import EXCHANGES, capabilities_of
-from fks.files.bars import FileBars, ImportOptions, read_bars
-from fks.files.symbols import symbol_at
+from fks.market.exchanges.registry import EXCHANGES, capabilities_of
+from fks.market.files.bars import FileBars, ImportOptions, read_bars
+from fks.market.files.symbols import symbol_at
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from tests.support.exchange_cases_hot import ALL

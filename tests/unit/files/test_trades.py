@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.bars.aggregate import BarBuilder, BarStart
-from fks.files.bars import FileBars, ImportOptions, read_bars
+from fks.market.bars.aggregate import BarBuilder, BarStart
+from fks.market.files.bars import FileBars, ImportOptions, read_bars
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, bar_end, bar_start

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.exchanges.registry import EXCHANGES, capabilities_of
-from fks.history.fetch import bridged, folded, runs_missing
-from fks.history.gaps import (
+from fks.market.exchanges.registry import EXCHANGES, capabilities_of
+from fks.market.history.fetch import bridged, folded, runs_missing
+from fks.market.history.gaps import (
     ASK_AGAIN_NS,
     DAY_NS,
     YOUNG_NS,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.bars.columns import aggregate_bars
 from fks.indicators.timeframes import higher
+from fks.market.bars.columns import aggregate_bars
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.exchanges.mt5.exchange import instrument_of
+from fks.market.exchanges.mt5.exchange import instrument_of
 from fks.model.decimals import plain
 from fks.model.ninja import MT5, NINJA, NinjaRequest, RequestKind, RequestRecord, RequestState, platform_of
 from fks.ninja import messages as m

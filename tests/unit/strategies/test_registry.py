@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fks.files.sample import sample_tape
+from fks.market.files.sample import sample_tape
 from fks.model.errors import InputError
 from fks.strategies.check import check_strategy
 from fks.strategies.registry import NarrowCatalogue, load_catalogue, source_hash

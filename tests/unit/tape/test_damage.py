@@ -14,12 +14,12 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import FAILED, OK, USAGE, run
 from fks.clock import FakeClock
-from fks.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.tape.reader import NO_BEGINNING, NO_END, ZEROS, check_file, read_header, read_records, tape_files
+from fks.market.tape.recorded_exchange import RecordedWire
+from fks.market.tape.records import ENDING, HEAD, HEAD_CRC, RecordKind, TapeRecord
+from fks.market.tape.replay import TapeExchange
 from fks.model.errors import InputError
-from fks.tape.reader import NO_BEGINNING, NO_END, ZEROS, check_file, read_header, read_records, tape_files
-from fks.tape.recorded_exchange import RecordedWire
-from fks.tape.records import ENDING, HEAD, HEAD_CRC, RecordKind, TapeRecord
-from fks.tape.replay import TapeExchange
 from tests.support.taping import WANTED, events_of, frames, make_tape, recorder_into
 
 

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.tape.player import play
+from fks.market.tape.reader import read_records, tape_files
+from fks.market.tape.recorded_exchange import RecordedWire
+from fks.market.tape.records import RecordKind, TapeRecord
+from fks.market.tape.summary import Summary
 from fks.model.bar import Bar, PublicTrade
 from fks.model.market import TradeIds
 from fks.model.timeframe import NS
-from fks.tape.player import play
-from fks.tape.reader import read_records, tape_files
-from fks.tape.recorded_exchange import RecordedWire
-from fks.tape.records import RecordKind, TapeRecord
-from fks.tape.summary import Summary
 from tests.support.recorded import agg_trades, public_trades, raw_trades
 from tests.support.taping import WANTED, events_of, frames, recorder_into
 

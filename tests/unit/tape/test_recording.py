@@ -13,14 +13,14 @@ from fks.cli import cli
 from fks.cli.base import USAGE, run
 from fks.cli.data.record import listen_until_stopped, report_errors
 from fks.clock import RealClock
-from fks.exchanges.base import ExchangeAddresses
-from fks.exchanges.binance.exchange import BinanceExchange
-from fks.exchanges.registry import make_exchange
+from fks.market.exchanges.base import ExchangeAddresses
+from fks.market.exchanges.binance.exchange import BinanceExchange
+from fks.market.exchanges.registry import make_exchange
+from fks.market.tape.reader import read_records, tape_files
+from fks.market.tape.recorded_exchange import RecordedExchange, make_recorder
+from fks.market.tape.recorder import Recorder
+from fks.market.tape.records import ENDING
 from fks.model.market import MarketEvent, Subscription
-from fks.tape.reader import read_records, tape_files
-from fks.tape.recorded_exchange import RecordedExchange, make_recorder
-from fks.tape.recorder import Recorder
-from fks.tape.records import ENDING
 from tests.support.collecting import settings_for
 from tests.support.ports import CollectingLog
 from tests.support.taping import recorder_into

@@ -16,21 +16,21 @@ from pydantic import SecretStr
 
 from fks.clock import FakeClock, RealClock
 from fks.config.settings import Data, Settings
-from fks.exchanges.binance.exchange import BinanceExchange
-from fks.exchanges.binance.wire import BinanceWire
-from fks.exchanges.registry import EXCHANGES, make_exchange
+from fks.market.exchanges.binance.exchange import BinanceExchange
+from fks.market.exchanges.binance.wire import BinanceWire
+from fks.market.exchanges.registry import EXCHANGES, make_exchange
+from fks.market.tape.player import answer_of, play, wires_of
+from fks.market.tape.reader import check_file, header_of, read_records, tape_files
+from fks.market.tape.recorded_exchange import RecordedWire, make_recorder
+from fks.market.tape.recorder import Recorder
+from fks.market.tape.records import ENDING, RecordKind
+from fks.market.tape.replay import TapeExchange
+from fks.market.tape.summary import Summary
+from fks.market.tape.writer import TapeWriter
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.timeframe import NS
-from fks.tape.player import answer_of, play, wires_of
-from fks.tape.reader import check_file, header_of, read_records, tape_files
-from fks.tape.recorded_exchange import RecordedWire, make_recorder
-from fks.tape.recorder import Recorder
-from fks.tape.records import ENDING, RecordKind
-from fks.tape.replay import TapeExchange
-from fks.tape.summary import Summary
-from fks.tape.writer import TapeWriter
 from tests.support.ports import CollectingLog
 from tests.support.recorded import COINBASE, agg_trades, present, public_trades, raw_trades, slow_bars
 from tests.support.taping import WANTED, events_of, frames, make_tape, recorder_into
@@ -147,7 +147,7 @@ def test_two_runs_in_one_folder_are_played_one_after_the_other(tmp_path: Path) -
 def test_slow_recorder_leaves_out_counts_and_reports(
     tmp_path: Path, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.tape.recorder.BLOCK_S", 3600.0)  # nothing is written meanwhile
+    monkeypatch.setattr("fks.market.tape.recorder.BLOCK_S", 3600.0)  # nothing is written meanwhile
     recorder = recorder_into(tmp_path, log, waiting_max=10_000)
     recorder.frame(1, 1, b"x" * 20_000)
     for i in range(3):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fks.guardian.self_checks import guardian_problems
 from fks.model.health import Check
 from fks.runtime import Component
+from fks.trading.guardian.self_checks import guardian_problems
 
 if TYPE_CHECKING:
-    from fks.guardian.service import Guardian
+    from fks.trading.guardian.service import Guardian
 
 
 class GuardianActor:
@@ -20,7 +20,7 @@ class GuardianActor:
     Guarantees: a restart in the middle of a kill continues from the file and sends no order twice.
     """
 
-    MODULES = ("fks.guardian.service", "fks.venues.registry", "fks.venues.binance.session")
+    MODULES = ("fks.trading.guardian.service", "fks.trading.venues.registry", "fks.trading.venues.binance.session")
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
@@ -32,18 +32,18 @@ class GuardianActor:
         from functools import partial
 
         from fks.config.endpoints import NodeEndpoints
-        from fks.credentials.carrier import CarriedKeys, KeyCarrier
-        from fks.credentials.opening import carried_venues
-        from fks.guardian.bridges import BridgeFiles
-        from fks.guardian.context import GuardianContext
-        from fks.guardian.lease import is_machine_alone, is_placed_here
-        from fks.guardian.ninja_session import NinjaSession
-        from fks.guardian.service import Guardian
-        from fks.guardian.timing import Timing
         from fks.market.exchanges.registry import rate_limits_of
         from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.credentials import CredentialStore
-        from fks.venues.registry import Making, limits_of
+        from fks.trading.credentials.carrier import CarriedKeys, KeyCarrier
+        from fks.trading.credentials.opening import carried_venues
+        from fks.trading.guardian.bridges import BridgeFiles
+        from fks.trading.guardian.context import GuardianContext
+        from fks.trading.guardian.lease import is_machine_alone, is_placed_here
+        from fks.trading.guardian.ninja_session import NinjaSession
+        from fks.trading.guardian.service import Guardian
+        from fks.trading.guardian.timing import Timing
+        from fks.trading.venues.registry import Making, limits_of
 
         c = self._component
 

@@ -9,8 +9,8 @@ from fks.model.health import Check
 from fks.runtime import Component
 
 if TYPE_CHECKING:
-    from fks.order_manager.ninja_rows import NinjaRows
-    from fks.order_manager.service import OrderManager
+    from fks.trading.order_manager.ninja_rows import NinjaRows
+    from fks.trading.order_manager.service import OrderManager
 
 
 class OrderManagerActor:
@@ -22,11 +22,11 @@ class OrderManagerActor:
     """
 
     MODULES = (
-        "fks.order_manager.service",
-        "fks.order_manager.ninja_rows",
-        "fks.guardian.service",
-        "fks.venues.registry",
-        "fks.venues.binance.session",
+        "fks.trading.order_manager.service",
+        "fks.trading.order_manager.ninja_rows",
+        "fks.trading.guardian.service",
+        "fks.trading.venues.registry",
+        "fks.trading.venues.binance.session",
     )
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
@@ -40,22 +40,22 @@ class OrderManagerActor:
         from fks.alerts.direct import DirectPager
         from fks.alerts.directory import Directory
         from fks.config.endpoints import NodeEndpoints
-        from fks.credentials.carrier import CarriedKeys, KeyCarrier
-        from fks.credentials.opening import carried_venues
-        from fks.guardian.journal import engaged_kills, kill_mode
-        from fks.guardian.lease import is_machine_alone, is_placed_here
         from fks.market.exchanges.registry import rate_limits_of
-        from fks.order_manager.ninja_rows import NinjaRows
-        from fks.order_manager.prop_rules import prop_gates
-        from fks.order_manager.service import OrderManager
-        from fks.order_manager.side_journal import SideJournal
-        from fks.orders.sent_ids import SentIds
         from fks.process.garbage import freeze_loaded
         from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.alerting import AlertingStore
         from fks.store.credentials import CredentialStore
         from fks.store.failover import watch_failover
-        from fks.venues.registry import Making, limits_of
+        from fks.trading.credentials.carrier import CarriedKeys, KeyCarrier
+        from fks.trading.credentials.opening import carried_venues
+        from fks.trading.guardian.journal import engaged_kills, kill_mode
+        from fks.trading.guardian.lease import is_machine_alone, is_placed_here
+        from fks.trading.order_manager.ninja_rows import NinjaRows
+        from fks.trading.order_manager.prop_rules import prop_gates
+        from fks.trading.order_manager.service import OrderManager
+        from fks.trading.order_manager.side_journal import SideJournal
+        from fks.trading.orders.sent_ids import SentIds
+        from fks.trading.venues.registry import Making, limits_of
 
         c = self._component
         assert c.lease is not None

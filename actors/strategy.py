@@ -11,7 +11,7 @@ from fks.process.crash_files import last_crash_file
 from fks.runtime import Component
 
 if TYPE_CHECKING:
-    from fks.strategy_worker.worker import StrategyWorker
+    from fks.trading.strategy_worker.worker import StrategyWorker
 
 SHADOW_NICE = 10  # a champion that wants the processor too gets nine times as much of it
 
@@ -24,7 +24,7 @@ class StrategyActor:
     challengers and challenger_decisions instead, and never a signal.
     """
 
-    MODULES = ("fks.strategy_worker.worker",)
+    MODULES = ("fks.trading.strategy_worker.worker",)
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
@@ -36,7 +36,7 @@ class StrategyActor:
 
     async def start(self) -> None:
         """Load the instances and replay sealed bars from their anchors. Raising is a failed start."""
-        from fks.strategy_worker.worker import StrategyWorker
+        from fks.trading.strategy_worker.worker import StrategyWorker
 
         c = self._component
         if self._is_shadow:

@@ -48,12 +48,12 @@ from benchmarks._results import run as run_benchmark
 from fks.backtest import Backtest, Setup, run
 from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
-from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy, decide
 from fks.strategies.sma_cross import SmaCross
+from fks.trading.matching import CostModel
 
 FAST, SLOW, RATE, CASH = 20, 50, 0.001, 1e8
 NAUTILUS = "nautilus_trader==1.231.0"

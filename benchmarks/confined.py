@@ -22,7 +22,7 @@ from fks.process.confined_strategies import ConfinedCatalogue
 from fks.strategies.base import Strategy, evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
-from fks.strategy_worker.columns import Columns
+from fks.trading.strategy_worker.columns import Columns
 
 ROUNDS, LIVE = 60, 5_000
 FILE = '''

@@ -27,7 +27,6 @@ import psutil
 from benchmarks._results import run, same
 from fks.clock import RealClock
 from fks.config.settings import DatabaseSettings, Risk, VenueSettings
-from fks.matching import CostModel
 from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.model.timeframe import NS
@@ -37,7 +36,8 @@ from fks.store import migrate
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
-from fks.venues.paper import PaperVenue
+from fks.trading.matching import CostModel
+from fks.trading.venues.paper import PaperVenue
 from tests.support import servers
 from tests.support.order_rig import FAST, Rig, seed, signal_of
 from tests.support.scripted_venue import ScriptedVenue

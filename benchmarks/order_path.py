@@ -50,9 +50,7 @@ from fks.model.ninja import MT5
 from fks.model.order import Order, OrderType, Outcome, Role, State
 from fks.model.ports import Venue as VenuePort
 from fks.model.timeframe import to_ns
-from fks.order_manager.ninja_rows import NinjaRows
 from fks.process.garbage import freeze_loaded
-from fks.risk.policy import Action, stopped_by
 from fks.servers.embedded import PostgresServer
 from fks.store import migrate
 from fks.store.bus import Bus
@@ -61,11 +59,13 @@ from fks.store.leases import raise_epoch
 from fks.store.order_rows import EVENT, ORDER
 from fks.store.orders import EventRow, OrderJournal
 from fks.store.signals import SignalStore
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.session import BinanceVenue
-from fks.venues.binance.venue import SpotVenue
-from fks.venues.ccxt import CcxtVenue
-from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
+from fks.trading.order_manager.ninja_rows import NinjaRows
+from fks.trading.risk.policy import Action, stopped_by
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.session import BinanceVenue
+from fks.trading.venues.binance.venue import SpotVenue
+from fks.trading.venues.ccxt import CcxtVenue
+from fks.trading.venues.ninja.venue import NinjaConfig, NinjaVenue
 from tests.support import servers
 from tests.support.dialect_rig import WIRES, Wire, exchange_of, session_at
 from tests.support.dialect_rig import seed as seed_dialect

@@ -26,10 +26,10 @@ from fks.model.order import Outcome
 from fks.model.ports import Priority
 from fks.rate_limits.venue_budgets import RedisVenueBudget, venue_budget
 from fks.store.bus import Bus
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.session import BinanceVenue
-from fks.venues.binance.venue import SpotVenue
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.session import BinanceVenue
+from fks.trading.venues.binance.venue import SpotVenue
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support import servers
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog

@@ -31,8 +31,8 @@ from fks.backtest.metrics import equity_metrics_of
 from fks.model.accounting.valuation import PortfolioHolding, PricedPair, Rates, value_holdings
 from fks.model.bar import Floats, Ints
 from fks.model.timeframe import NS
-from fks.portfolio.allocation import AllocationConstraints, AllocationMethod, AllocationOptions, allocate
-from fks.portfolio.risk import RiskPosition, exposure_of, risk_of
+from fks.trading.portfolio.allocation import AllocationConstraints, AllocationMethod, AllocationOptions, allocate
+from fks.trading.portfolio.risk import RiskPosition, exposure_of, risk_of
 
 AIM, STATISTICS_AIM, ALLOCATION_AIM = 3.0, 1.5, 1.2
 YEARS, ASSETS = 5, 50

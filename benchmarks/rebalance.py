@@ -33,12 +33,12 @@ import numpy as np
 
 from benchmarks._results import near, run, same
 from fks.backtest.rebalance import PortfolioSetup, run_portfolio
-from fks.matching import CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
-from fks.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerPolicy
 from fks.store.db import Database
+from fks.trading.matching import CostModel
+from fks.trading.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerPolicy
 from tests.support import servers
 from tests.support.gateway import running
 from tests.support.portfolios import portfolio_with_targets

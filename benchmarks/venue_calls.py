@@ -28,10 +28,10 @@ from benchmarks._results import run, same
 from fks.clock import RealClock
 from fks.model.order import OrderType
 from fks.model.timeframe import NS
-from fks.venues.binance.classify import CallCourse
-from fks.venues.binance.config import SessionConfig
-from fks.venues.ccxt.dialect_session import DialectSession
-from fks.venues.ccxt.dialects import dialect
+from fks.trading.venues.binance.classify import CallCourse
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.ccxt.dialect_session import DialectSession
+from fks.trading.venues.ccxt.dialects import dialect
 from tests.support.venue_orders import order
 
 LIMIT, WARM = 1.2, 50

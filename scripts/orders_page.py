@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fks.model.kill import KillMode
 from fks.model.order import State
-from fks.orders import events
-from fks.orders.machine import QUARANTINE, TRANSITIONS, Act, OrderTransition
-from fks.risk.policy import POLICY, Action, Deny, JournalState, Permission, Reach, Wait
+from fks.trading.orders import events
+from fks.trading.orders.machine import QUARANTINE, TRANSITIONS, Act, OrderTransition
+from fks.trading.risk.policy import POLICY, Action, Deny, JournalState, Permission, Reach, Wait
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "orders.md"
 _STATES: dict[State, tuple[str, str]] = {

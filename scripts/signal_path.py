@@ -27,7 +27,7 @@ from fks.config.settings import DatabaseSettings
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.binance.session import BinanceVenue
+from fks.trading.venues.binance.session import BinanceVenue
 from tests.support import servers
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed

@@ -1,6 +1,7 @@
 """State machines as documents: states, and every transition with its event, condition, target and what follows.
 
-Made of the tables that the code runs (`fks.orders.machine`, `fks.market.feed.machine`), so that a page cannot disagree.
+Made of the tables that the code runs (`fks.trading.orders.machine`, `fks.market.feed.machine`), so that a page cannot
+disagree.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from fks.market.feed import machine as feeds
 from fks.model.order import TERMINAL, State
-from fks.orders import machine as orders
+from fks.trading.orders import machine as orders
 
 #: Targets of an order's transition that the report itself names.
 REPORTED = (State.ACCEPTED, State.WORKING, State.PARTIAL, State.FILLED, State.CANCELLED, State.EXPIRED, State.REJECTED)

@@ -25,10 +25,6 @@ from fks.model.accounting.lots import LotDisposal, OpenLot
 from fks.model.codes import Denial
 from fks.model.order import Fill
 from fks.model.parent import BreakEven
-from fks.portfolio.income import ExpectedPayment
-from fks.portfolio.rebalance import RebalanceRules
-from fks.portfolio.risk import AccountMargin, ExposureShare, LossComponent, TailLoss
-from fks.prop_rules.evaluation import Distance
 from fks.store.audit import AuditEntry
 from fks.store.challengers import Challenger
 from fks.store.incidents import Incident
@@ -39,6 +35,10 @@ from fks.store.portfolios import Portfolio
 from fks.store.runtime_config import ConfigVersion
 from fks.store.strategies import ParameterVersion
 from fks.store.tokens import TokenRecord
+from fks.trading.portfolio.income import ExpectedPayment
+from fks.trading.portfolio.rebalance import RebalanceRules
+from fks.trading.portfolio.risk import AccountMargin, ExposureShare, LossComponent, TailLoss
+from fks.trading.prop_rules.evaluation import Distance
 
 T = TypeVar("T")
 

@@ -36,9 +36,9 @@ from fks.model.instrument import Instrument, folded
 from fks.model.order import Role
 from fks.model.signal import EntryGroup
 from fks.model.timeframe import TIMEFRAMES
-from fks.risk.check import leg_denial, lone_denial
 from fks.strategies.base import Decisions, Strategy, evaluate, group_of
 from fks.strategies.check import ensure_not_reentered
+from fks.trading.risk.check import leg_denial, lone_denial
 
 _REASON = "several tapes share one account"
 MEMBERS_MAX = 100

@@ -23,9 +23,9 @@ from fks.model.instrument import Instrument, money
 from fks.model.margin import Margin
 from fks.model.order import Side
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.portfolio.position import net_quantity
-from fks.risk.correlation import correlation_of, returns_before
-from fks.risk.valuation import DayFlows, day_profit, day_start_ns
+from fks.trading.portfolio.position import net_quantity
+from fks.trading.risk.correlation import correlation_of, returns_before
+from fks.trading.risk.valuation import DayFlows, day_profit, day_start_ns
 
 _ZERO = Decimal(0)
 _HUGE = Decimal(10) ** 30
@@ -356,7 +356,7 @@ class _Series:
         return quantity * (self.close(now_ns) or _ZERO) * self.instrument.multiplier
 
     def returns(self, grid_ns: int, interval_s: int, count: int) -> Floats:
-        """Return the newest returns of the grid; see `fks.risk.correlation`."""
+        """Return the newest returns of the grid; see `fks.trading.risk.correlation`."""
         return returns_before(self.ends_ns, self.closes, grid_ns, interval_s, count)
 
     def on(self, moments_ns: Ints) -> Floats:

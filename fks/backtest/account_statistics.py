@@ -15,7 +15,7 @@ from fks.model.bar import Floats, Ints
 from fks.model.buckets import length_of
 from fks.model.calendars import ALWAYS
 from fks.model.timeframe import NS
-from fks.risk.correlation import correlation_of, returns_before
+from fks.trading.risk.correlation import correlation_of, returns_before
 
 _DAY_S = 86_400
 _DAY_NS = _DAY_S * NS

@@ -1,9 +1,10 @@
 """Value of an entry that was not made: its profit or loss on the stored bars. Pure.
 
-Each entry is valued alone, by the fill rule and the costs of a backtest (`fks.matching`): a market order fills at the
-open of the first bar after its decision; a limit or stop order rests until its `until_ns`. The position is left by its
-stop loss or take profit, by the next decision of its strategy that ends it, or, when none of them came, it is marked at
-the last close. What the account could have paid, and what other positions would have changed, is not looked at.
+Each entry is valued alone, by the fill rule and the costs of a backtest (`fks.trading.matching`): a market order fills
+at the open of the first bar after its decision; a limit or stop order rests until its `until_ns`. The position is left
+by its stop loss or take profit, by the next decision of its strategy that ends it, or, when none of them came, it is
+marked at the last close. What the account could have paid, and what other positions would have changed, is not looked
+at.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fks.matching import (
+from fks.model.bar import Bars
+from fks.model.instrument import Instrument, money
+from fks.model.order import OrderType, Side
+from fks.trading.matching import (
     BarRange,
     CostModel,
     Leg,
@@ -25,9 +29,6 @@ from fks.matching import (
     match_legs,
     match_resting,
 )
-from fks.model.bar import Bars
-from fks.model.instrument import Instrument, money
-from fks.model.order import OrderType, Side
 
 _ZERO = Decimal(0)
 

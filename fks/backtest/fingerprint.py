@@ -16,7 +16,7 @@ from fks.model.bar import Bars, Floats, Ints
 from fks.model.calendars import ALWAYS
 from fks.model.decimals import plain
 from fks.model.timeframe import iso
-from fks.risk.sizing import Sizing
+from fks.trading.risk.sizing import Sizing
 
 #: Number of the rules by which inputs make a result: fills, costs, sizes, indicators, searches. It grows with each
 #: change of results, so that a stored one of before is not used as one of now.

@@ -35,7 +35,9 @@ _MONTH_S = range(28 * 86_400, 31 * 86_400 + 1)
 
 def sample() -> Bars:
     """Return the shipped sample: BTCUSDT minutes from March to May 2026."""
-    return unpack_tape((resources.files("fks") / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()).bars()
+    return unpack_tape(
+        (resources.files("fks") / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()
+    ).bars()
 
 
 def bars_from_frame(

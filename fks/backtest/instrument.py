@@ -12,7 +12,6 @@ from fks.backtest.result import Setup
 from fks.backtest.rows import AMOUNT_MAX
 from fks.config.risk import Risk
 from fks.market.bars.splits import NO_SHARES, tick_of
-from fks.matching import Borrow, Commission, CostModel, Slippage
 from fks.model.bar import Bars, Floats
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError, unprocessable
@@ -20,7 +19,8 @@ from fks.model.futures import contract_of, instrument_of_symbol
 from fks.model.instrument import NO_LARGEST, GivenRules, Instrument
 from fks.model.margin import Margin
 from fks.model.ticks import ensure_finite, places_of, places_within, shown_places
-from fks.risk.sizing import Sizing
+from fks.trading.matching import Borrow, Commission, CostModel, Slippage
+from fks.trading.risk.sizing import Sizing
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 _DOLLAR = {"BTC": Decimal("1E-5"), "ETH": Decimal("1E-4"), "BNB": Decimal("1E-3")}  # about one, in these quotes
@@ -122,14 +122,14 @@ def setup_for(
     """Return the setup that `run` takes when none is given, with some of its values changed.
 
     Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`, in percent for the
-    others (`fks.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the same,
-    below 0: a rebate); `slippage` is `none`, `2 ticks`, `5 bps`, `0.1 range`; `commission` is `none`, `2.25 each`,
-    `0.005 each min 1`. Numbers may be int, float, Decimal or text. `can_short` takes fees in quote, as derivatives
-    do. `margin` is what a position needs, '0.1' of its value or '22000 each' contract, and behind a slash what it
-    keeps, or another text of `Margin.parse` (None: its value in full); `borrow` is a yearly rate of short positions,
-    '0.03', and behind a slash that of cash below 0. `limits=True` holds entries to the default limits of [risk]. With
-    `collar_pct` a market entry with SL or TP expires beyond that many percent from the close. `events`: dividends,
-    funding and delisting. `lot` (the step of quantities, and the least one), `tick` and `largest`
+    others (`fks.trading.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the
+    same, below 0: a rebate); `slippage` is `none`, `2 ticks`, `5 bps`, `0.1 range`; `commission` is `none`, `2.25
+    each`, `0.005 each min 1`. Numbers may be int, float, Decimal or text. `can_short` takes fees in quote, as
+    derivatives do. `margin` is what a position needs, '0.1' of its value or '22000 each' contract, and behind a slash
+    what it keeps, or another text of `Margin.parse` (None: its value in full); `borrow` is a yearly rate of short
+    positions, '0.03', and behind a slash that of cash below 0. `limits=True` holds entries to the default limits of
+    [risk]. With `collar_pct` a market entry with SL or TP expires beyond that many percent from the close. `events`:
+    dividends, funding and delisting. `lot` (the step of quantities, and the least one), `tick` and `largest`
     (the largest order) stand for those of `instrument_of(bars)`.
     Errors: InputError for a value that is no number or is out of range.
     """

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-import fks.matching.rule
 import fks.model.margin
+import fks.trading.matching.rule
 from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
 from fks.backtest.cash_flows import FlowPlan, closes_at_end, margin_changes, plan_flows
@@ -45,11 +45,11 @@ from fks.model.margin import Margin
 from fks.model.order import OrderType, Side
 from fks.model.ticks import Ticks
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.risk.sizing import Sizing, SizingMissing, entry_quantity
-from fks.risk.valuation import day_start_ns
-from fks.risk.volatility import PLACES as VOLATILITY_PLACES
-from fks.risk.volatility import volatilities, volatility_at
 from fks.strategies.base import Decisions, share_parts
+from fks.trading.risk.sizing import Sizing, SizingMissing, entry_quantity
+from fks.trading.risk.valuation import day_start_ns
+from fks.trading.risk.volatility import PLACES as VOLATILITY_PLACES
+from fks.trading.risk.volatility import volatilities, volatility_at
 
 #: codes of denials by their number in the walk; the first two are no denial and an exit that is dust
 CODES = (
@@ -144,7 +144,7 @@ def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables:
     import numba
 
     _register()
-    modules = (fks.matching.rule, fks.model.margin, compiled, orders)
+    modules = (fks.trading.matching.rule, fks.model.margin, compiled, orders)
     sources = [Path(module.__file__ or "") for module in modules]
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)

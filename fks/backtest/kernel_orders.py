@@ -1,7 +1,7 @@
 """The compiled walk of entries that rest as limit or stop orders, and of positions of several entries.
 
 It goes bar by bar and books, sizes, checks and matches by the functions of `fks.backtest.kernel_walk`; the fill rule is
-`fks.matching`'s own. `fks.backtest.kernel` compiles it apart from that module's walk, which stays small.
+`fks.trading.matching`'s own. `fks.backtest.kernel` compiles it apart from that module's walk, which stays small.
 """
 
 from __future__ import annotations
@@ -66,8 +66,16 @@ from fks.backtest.kernel_walk import (
     nearer_stop,
     pay_flow,
 )
-from fks.matching.rule import behind, is_accepted, is_open_behind, is_unclear, reach_down, reach_up, stop_after_trigger
 from fks.model.bar import Floats, Ints
+from fks.trading.matching.rule import (
+    behind,
+    is_accepted,
+    is_open_behind,
+    is_unclear,
+    reach_down,
+    reach_up,
+    stop_after_trigger,
+)
 
 # fields of the state, after those of kernel_walk
 (

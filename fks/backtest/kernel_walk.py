@@ -1,8 +1,8 @@
 """The walk of the compiled engine: plain functions on 64-bit integers, in the part of Python that numba compiles.
 
 `fks.backtest.kernel` prepares what they are given and compiles them. They book, match, size and check exactly what
-`fks.backtest.reference` does; the fill rule is `fks.matching`'s own functions. Where 64 bits could overflow they stop
-with `OVERFLOW`, and the reference engine runs instead. `make_walk` is for one market entry at a time;
+`fks.backtest.reference` does; the fill rule is `fks.trading.matching`'s own functions. Where 64 bits could overflow
+they stop with `OVERFLOW`, and the reference engine runs instead. `make_walk` is for one market entry at a time;
 `fks.backtest.kernel_orders` has the walk of entries that rest and of positions of several entries, by the same helpers.
 """
 
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fks.matching.rule import (
+from fks.model.bar import Floats, Ints
+from fks.model.margin import liquidation_ticks
+from fks.trading.matching.rule import (
     behind,
     collar,
     is_accepted,
@@ -26,8 +28,6 @@ from fks.matching.rule import (
     slip,
     stop_after_trigger,
 )
-from fks.model.bar import Floats, Ints
-from fks.model.margin import liquidation_ticks
 
 SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
 DECIMAL = 1.0e15  # integers below this have a float64 quotient by 10^n that is the float of that decimal
@@ -668,7 +668,7 @@ def expires(
 
 
 def buy_cost(rules: KernelRules, lots: int, ticks: int) -> int:
-    """Return the most that a buy takes in quote, places of amounts, as `fks.matching.CostModel.buy_cost`."""
+    """Return the most that a buy takes in quote, places of amounts, as `fks.trading.matching.CostModel.buy_cost`."""
     value = lots * ticks * rules.multiplier
     cost = value * rules.value_to_cash
     if rules.is_fee_received:
@@ -683,7 +683,7 @@ def buy_cost(rules: KernelRules, lots: int, ticks: int) -> int:
 def affordable_lots(
     state: Ints, rules: KernelRules, lots: int, close: int, order_limit: int, order_stop: int, stop: int, limit: int
 ) -> int:
-    """Return the lots of a buy that the cash pays for, as `fks.risk.sizing.affordable_quantity`."""
+    """Return the lots of a buy that the cash pays for, as `fks.trading.risk.sizing.affordable_quantity`."""
     worst = order_limit
     if order_limit == NONE and order_stop == NONE:
         worst = collar_ticks(state, rules, 1, close, stop, limit)

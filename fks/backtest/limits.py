@@ -19,7 +19,6 @@ import numpy as np
 from fks.backtest.cash_flows import overnight_bars
 from fks.backtest.rows import FillRow, Setup
 from fks.config.risk import Risk
-from fks.matching import collar, is_accepted
 from fks.model.account import Account, Balance
 from fks.model.bar import Bars
 from fks.model.calendars import Bools
@@ -30,13 +29,14 @@ from fks.model.order import OrderType, Role, Side, TimeInForce
 from fks.model.parent import ParentPlan
 from fks.model.ports import VenueCapabilities
 from fks.model.timeframe import NS
-from fks.portfolio.position import net_quantity
-from fks.risk.check import CHECKS
-from fks.risk.intent import Intent
-from fks.risk.limits import balance
-from fks.risk.sizing import Sizing, affordable_quantity
-from fks.risk.valuation import DayFlows, day_profit, day_start_ns
-from fks.risk.view import RiskView, VenueView
+from fks.trading.matching import collar, is_accepted
+from fks.trading.portfolio.position import net_quantity
+from fks.trading.risk.check import CHECKS
+from fks.trading.risk.intent import Intent
+from fks.trading.risk.limits import balance
+from fks.trading.risk.sizing import Sizing, affordable_quantity
+from fks.trading.risk.valuation import DayFlows, day_profit, day_start_ns
+from fks.trading.risk.view import RiskView, VenueView
 
 _ZERO, _PERCENT = Decimal(0), Decimal(100)
 _HUGE = Decimal(10) ** 30

@@ -35,7 +35,14 @@ from fks.model.bar import Bars, Floats, Ints
 from fks.model.calendars import ALWAYS
 from fks.model.order import Role
 from fks.model.timeframe import NS
-from fks.portfolio.risk import beta_of, central_moment, excess_kurtosis, expected_shortfall, skewness, value_at_risk
+from fks.trading.portfolio.risk import (
+    beta_of,
+    central_moment,
+    excess_kurtosis,
+    expected_shortfall,
+    skewness,
+    value_at_risk,
+)
 
 _DAY_S = 86_400
 _YEAR_NS = 365 * _DAY_S * NS

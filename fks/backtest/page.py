@@ -125,7 +125,7 @@ def report_data(result: Result, document: dict[str, Any], rows: int) -> dict[str
         "lot_step": plain(result.setup.instrument.lot_step),
         "years": [row._asdict() for row in yearly_returns(result)],
         "drawdowns": [_drawdown(row) for row in drawdowns_of(result)],
-        "fill_rule": "open of the next bar",  # fks.matching
+        "fill_rule": "open of the next bar",  # fks.trading.matching
         "columns": _columns(result, bars, rows),
         "rolling": _rolling(result, bars),
         "trades": _trades(result, document),

@@ -1,11 +1,12 @@
 """Backtest of a portfolio: its trigger, plan, allocation and runs on bars, by the functions that decide live.
 
-All decisions are made at the end of a bar, at the closes of the bars that end then (`fks.portfolio.rebalance.decide`
-and `plan`, `fks.portfolio.allocation.allocate`). An order of a run is sent at the open of the next bar: its price is
-compared with the plan's and the cash with the order there, and it fills there entirely, with slippage and fee
-(`fks.matching`). Buys are sent once all sells of their run have filled: at the same open, unless a sell waits. A step
-waits for the next bar while its instrument has no bar, or its open is further from the plan's price than the
-tolerance. With `RebalanceRules.collar` an order expires whose open, slipped, is beyond its limit. The last bar decides
+All decisions are made at the end of a bar, at the closes of the bars that end then
+(`fks.trading.portfolio.rebalance.decide` and `plan`, `fks.trading.portfolio.allocation.allocate`). An order of a run is
+sent at the open of the next bar: its price is compared with the plan's and the cash with the order there, and it fills
+there entirely, with slippage and fee (`fks.trading.matching`). Buys are sent once all sells of their run have filled:
+at the same open, unless a sell waits. A step waits for the next bar while its instrument has no bar, or its open is
+further from the plan's price than the tolerance. With `RebalanceRules.collar` an order expires whose open, slipped, is
+beyond its limit. The last bar decides
 nothing: no bar follows to fill on.
 """
 
@@ -31,7 +32,6 @@ from fks.backtest.resample import resample
 from fks.backtest.rows import FillRow
 from fks.backtest.series import days_per_year, last_bars, returns_at
 from fks.market.bars.splits import ensure_splits_known
-from fks.matching import CostModel, is_accepted
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.calendars import ALWAYS
 from fks.model.codes import Code
@@ -40,7 +40,8 @@ from fks.model.errors import InputError, unprocessable
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS, TIMEFRAMES, bar_start, iso
-from fks.portfolio.allocation import (
+from fks.trading.matching import CostModel, is_accepted
+from fks.trading.portfolio.allocation import (
     AllocationConstraints,
     AllocationMethod,
     AllocationOptions,
@@ -48,7 +49,7 @@ from fks.portfolio.allocation import (
     allocate,
     target_weight,
 )
-from fks.portfolio.rebalance import (
+from fks.trading.portfolio.rebalance import (
     AllocationHoldings,
     DriftReason,
     RebalanceCosts,
@@ -69,7 +70,7 @@ from fks.portfolio.rebalance import (
     run_budget,
     weights_outside,
 )
-from fks.risk.exits import split_at_lot
+from fks.trading.risk.exits import split_at_lot
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _CURVE, _DAY_S = 500, 86_400

@@ -39,21 +39,6 @@ from fks.backtest.result import (
 from fks.backtest.rows import DeniedEntry, FillRow, Setup
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
-from fks.matching import (
-    BarRange,
-    Leg,
-    Resting,
-    after_entry,
-    behind,
-    comes_inside,
-    match_legs,
-    match_market,
-    match_resting,
-    rests_as_limit,
-    stop_after_trigger,
-)
-from fks.matching.costs import Fee
-from fks.matching.rule import is_open_behind, is_unclear
 from fks.model.bar import Bars, ContractRoll, Floats, Ints
 from fks.model.codes import Code
 from fks.model.decimals import plain
@@ -69,10 +54,25 @@ from fks.model.parent import (
     shares_of,
 )
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end
-from fks.risk.exits import is_dust
-from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity, part_quantity
-from fks.risk.volatility import volatility_at
 from fks.strategies.base import Decisions, closed_share
+from fks.trading.matching import (
+    BarRange,
+    Leg,
+    Resting,
+    after_entry,
+    behind,
+    comes_inside,
+    match_legs,
+    match_market,
+    match_resting,
+    rests_as_limit,
+    stop_after_trigger,
+)
+from fks.trading.matching.costs import Fee
+from fks.trading.matching.rule import is_open_behind, is_unclear
+from fks.trading.risk.exits import is_dust
+from fks.trading.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity, part_quantity
+from fks.trading.risk.volatility import volatility_at
 
 _ZERO = Decimal(0)
 _INT64 = 2**63
@@ -733,8 +733,8 @@ def _planned(book: _Book, plan: ParentPlan, sign: int) -> _Planned:
 
 
 def _part_targets(book: _Book, guard: _Protection) -> None:
-    """Give each target its part of the position, as live does (`fks.orders.protection`): parts that could not rest by
-    themselves go to a neighbour, and a part without one has no exit. Without targets nothing changes."""
+    """Give each target its part of the position, as live does (`fks.trading.orders.protection`): parts that could not
+    rest by themselves go to a neighbour, and a part without one has no exit. Without targets nothing changes."""
     planned, instrument = guard.planned, book.setup.instrument
     if planned is None or not planned.limits:
         return
@@ -757,7 +757,7 @@ def _next_target(book: _Book, guard: _Protection, planned: _Planned) -> None:
 
 def _parts(book: _Book, bought: list[Decimal]) -> list[Decimal]:
     """Return what the legs of each entry cover, oldest first: a position is made of its newest entries, as live has it
-    (`fks.orders.protection`), so that fees in base make the oldest one's part smaller."""
+    (`fks.trading.orders.protection`), so that fees in base make the oldest one's part smaller."""
     left, found = exit_quantity(book.position, book.setup.instrument), []
     for quantity in reversed(bought[1:]):
         found.append(min(left, quantity))

@@ -6,13 +6,13 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from decimal import Decimal
 
 from fks.config.risk import Risk
-from fks.matching import Borrow, CostModel
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.decimals import plain
 from fks.model.instrument import Instrument, money
 from fks.model.margin import Margin
 from fks.model.order import Role, Side
 from fks.model.timeframe import iso
+from fks.trading.matching import Borrow, CostModel
 
 _ZERO = Decimal(0)
 #: the most cash, and the largest size of an entry: their sums at 1e-8 have to fit the 28 digits of a Decimal
@@ -35,7 +35,7 @@ class Setup:
     _: KW_ONLY
     pyramiding: int | None = None  # most entries of one position; None = as many as the strategy makes
     start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
-    #: of entries whose exits the venue holds (rule 9 of fks.matching); None = no collar
+    #: of entries whose exits the venue holds (rule 9 of fks.trading.matching); None = no collar
     collar_pct: Decimal | None = None
     margin: Margin | None = None  # None = positions are paid in full
     borrow: Borrow = field(default_factory=Borrow)  # of short positions and of cash below 0

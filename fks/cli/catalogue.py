@@ -66,14 +66,14 @@ def in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) ->
 
 
 class SizingType(click.ParamType[str]):
-    """A sizing, as `fks.risk.sizing.Sizing` reads it."""
+    """A sizing, as `fks.trading.risk.sizing.Sizing` reads it."""
 
     name = "sizing"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the sizing's text. Errors: BadParameter."""
         from fks.model.errors import InputError
-        from fks.risk.sizing import Sizing
+        from fks.trading.risk.sizing import Sizing
 
         try:
             return str(Sizing.parse(str(value)))

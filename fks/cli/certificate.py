@@ -26,9 +26,9 @@ from fks.model.timeframe import NS, iso
 if TYPE_CHECKING:
     from fks.config.settings import Settings
     from fks.model.ports import Venue
-    from fks.venues.certify import SmallestOrder, VenueCertifier
-    from fks.venues.conformance import CaseResult
-    from fks.venues.listing import VenueListing
+    from fks.trading.venues.certify import SmallestOrder, VenueCertifier
+    from fks.trading.venues.conformance import CaseResult
+    from fks.trading.venues.listing import VenueListing
 
 
 def made_certificate(
@@ -39,7 +39,7 @@ def made_certificate(
     Errors: ConfigError, InputError and OutageError before any order is sent.
     """
     from fks.clock import RealClock
-    from fks.venues.certify import TEST_NETWORKS, CertifyRig, VenueCertifier
+    from fks.trading.venues.certify import TEST_NETWORKS, CertifyRig, VenueCertifier
 
     settings, environment = _target(ctx, row)
     is_asked = row.exchange not in TEST_NETWORKS
@@ -68,8 +68,8 @@ def made_mt5_certificate(ctx: click.Context, symbol: str, file: Path | None) -> 
     from fks.ninja_link.check import Address
     from fks.ninja_link.secret_file import load_secret
     from fks.sim.mt5 import COMPANY
-    from fks.venues.certify import VenueCertifier
-    from fks.venues.ninja.certify import FIRST, OTHERS, Mt5Rig, subject_of
+    from fks.trading.venues.certify import VenueCertifier
+    from fks.trading.venues.ninja.certify import FIRST, OTHERS, Mt5Rig, subject_of
 
     mt5 = settings_of(ctx).mt5
     if mt5.enabled and is_running(paths_of(ctx)):
@@ -172,7 +172,7 @@ def _target(ctx: click.Context, row: VenueListing) -> tuple[Settings, Environmen
     """Return settings that reach the exchange of a row alone, and where they point. Errors: ConfigError, InputError."""
     from fks.cli.store import is_running
     from fks.config.urls import is_loopback, is_test_host
-    from fks.venues.certify import TEST_NETWORKS
+    from fks.trading.venues.certify import TEST_NETWORKS
 
     settings = settings_of(ctx)
     wanted = settings.venue
@@ -216,9 +216,9 @@ def _sessions(settings: Settings, environment: Environment) -> Callable[[bool], 
     from fks.clock import RealClock
     from fks.market.exchanges.registry import rate_limits_of
     from fks.market.tape.player import discarding_log
-    from fks.venues.certify import PACES, PacedBudget
-    from fks.venues.conformance import CasePace
-    from fks.venues.registry import Making, make_venue
+    from fks.trading.venues.certify import PACES, PacedBudget
+    from fks.trading.venues.conformance import CasePace
+    from fks.trading.venues.registry import Making, make_venue
 
     clock, exchange = RealClock(), settings.venue.exchange
     is_paced = PACES[environment] != CasePace()
@@ -243,7 +243,7 @@ async def _smallest(
     from fks.clock import RealClock
     from fks.market.exchanges.registry import make_exchange
     from fks.market.tape.player import discarding_log
-    from fks.venues.certify import smallest_order
+    from fks.trading.venues.certify import smallest_order
 
     assert row.stand_in is not None, "checked by the command"
     wanted = symbol or row.stand_in.symbol

@@ -132,9 +132,9 @@ def _renewed(ctx: click.Context) -> dict[str, Any]:
 
     from fks.cli.store import on_database, opened_store
     from fks.config.credentials import key_file
-    from fks.credentials.carrier import renew_encryption_key
     from fks.store.audit import AuditEntry, AuditStore
     from fks.store.db import Database
+    from fks.trading.credentials.carrier import renew_encryption_key
 
     with opened_store(ctx) as (url, settings, paths):
         file = key_file(settings, paths)

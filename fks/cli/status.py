@@ -92,7 +92,7 @@ def find_status(paths: Paths) -> dict[str, Any]:
 
 def _kill_from_file(paths: Paths) -> dict[str, Any]:
     """Return the kill state in the guardian's own journal: it holds whether or not anything runs."""
-    from fks.guardian.journal import read_kills
+    from fks.trading.guardian.journal import read_kills
 
     records = read_kills(paths.kill_file)
     if not records:

@@ -21,8 +21,8 @@ from fks.model.errors import OutageError, not_found
 from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
-    from fks.venues.conformance import CaseResult
-    from fks.venues.listing import VenueListing
+    from fks.trading.venues.conformance import CaseResult
+    from fks.trading.venues.listing import VenueListing
 
 
 @click.group()
@@ -84,7 +84,7 @@ def list_(ctx: click.Context, exchange: str | None) -> Any:
     loaded; one that cannot be has its reason as a fact (--exchange NAME). CERTIFIED is the last certificate of the
     venue's exchange (fks venues certify): day, network and release of FKS.
     """
-    from fks.venues.registry import listed_venues
+    from fks.trading.venues.registry import listed_venues
 
     plugins = settings_of(ctx).venues.plugins
     rows = [_row(item) for item in listed_venues(plugins) if exchange in (None, item.exchange)]
@@ -153,7 +153,7 @@ def configure(ctx: click.Context, name: str, pairs: tuple[str, ...], why: str, a
     At an exchange they are those of [venue], which hold for every exchange; keys: 'fks config keys venue'. Keys of an
     account: 'fks secrets'; whether a venue takes entries, the default, the priority: 'fks venues set'.
     """
-    from fks.venues.registry import MAKERS
+    from fks.trading.venues.registry import MAKERS
 
     found = settings_of(ctx)
     section = "venue" if found.venue_named(name) in found.venues_at_exchanges() else name.partition(":")[0]
@@ -196,8 +196,8 @@ def conformance(ctx: click.Context, name: str, cases: tuple[str, ...]) -> Any:
     """
     from fks.cli.store import on_database, opened_store
     from fks.store.venues import VenueStore
-    from fks.venues.conformance import CASES
-    from fks.venues.plugins import plugin_row
+    from fks.trading.venues.conformance import CASES
+    from fks.trading.venues.plugins import plugin_row
 
     if unknown := [case for case in cases if case not in {one.number for one in CASES}]:
         raise click.UsageError(f"there is no case {unknown[0]}; cases: {CASES[0].number} to {CASES[-1].number}")
@@ -276,7 +276,7 @@ def certify(
 
 def _row_with_cases(name: str) -> VenueListing | None:
     """Return the row of an exchange: of several sessions the one that has cases."""
-    from fks.venues.registry import listed_venues
+    from fks.trading.venues.registry import listed_venues
 
     rows = [one for one in listed_venues() if one.exchange == name]
     return next((one for one in rows if one.stand_in is not None), next(iter(rows), None))
@@ -349,7 +349,7 @@ async def run_against_stand_in(row: VenueListing, folder: Path, only: Collection
     from fks.market.tape.player import discarding_log
     from fks.sim.options import Options, WireProtocol
     from fks.sim.server import start
-    from fks.venues.conformance import run_cases, stand_in_of
+    from fks.trading.venues.conformance import run_cases, stand_in_of
 
     front = stand_in_of(row).front
     wire = WireProtocol.BINANCE if front else WireProtocol(row.exchange)

@@ -20,9 +20,9 @@ from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Side
 from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.portfolio.position import apply_fill
 from fks.store.db import Database, Row, Transaction
 from fks.store.reading import Listed
+from fks.trading.portfolio.position import apply_fill
 
 VENUE = SOURCE = "manual"
 ORDER_TYPE_LENGTH_MAX, REFERENCE_MAX = 32, 128

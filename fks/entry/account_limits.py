@@ -21,13 +21,13 @@ from fks.model.codes import Code
 from fks.model.errors import FksError
 from fks.model.ninja import LinkRecord
 from fks.model.timeframe import NS, iso
-from fks.prop_rules import Mode, distances, find_group, mode_of, problems_of, required_action
-from fks.prop_rules.groups import FOLDER, stored_groups
-from fks.prop_rules.snapshot import account_in, state_of
-from fks.risk.valuation import day_start_ns
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
 from fks.store.risk import RiskStore
+from fks.trading.prop_rules import Mode, distances, find_group, mode_of, problems_of, required_action
+from fks.trading.prop_rules.groups import FOLDER, stored_groups
+from fks.trading.prop_rules.snapshot import account_in, state_of
+from fks.trading.risk.valuation import day_start_ns
 
 PROFIT, EXPOSURE = "fks_account_pnl_day", "fks_account_exposure"
 SNAPSHOT_AGE_MAX_S = 60.0  # of a prop account's values; the order manager denies entries beyond it

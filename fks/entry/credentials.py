@@ -21,7 +21,6 @@ from fks.config.credentials import (
 from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.credentials.carrier import rights_of, rights_refusal
 from fks.model.account import Account
 from fks.model.errors import ConfigError, InputError, KeyRefusedError, OutageError, conflict, not_found, unprocessable
 from fks.model.ports import KeyRights, Log
@@ -29,7 +28,8 @@ from fks.process.log import Redactor, hide
 from fks.store.accounts import AccountStore
 from fks.store.credentials import Credential, CredentialStore
 from fks.store.db import Database
-from fks.venues.registry import Making, keyed_venue
+from fks.trading.credentials.carrier import rights_of, rights_refusal
+from fks.trading.venues.registry import Making, keyed_venue
 
 _STORED = frozenset({"waiting", "active"})
 

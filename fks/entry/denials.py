@@ -11,16 +11,16 @@ from decimal import Decimal
 from typing import Any
 
 from fks.backtest.counterfactual import Ending, UnmadeEntry, Valued, value
-from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.errors import InputError, unprocessable
 from fks.model.instrument import Instrument
 from fks.model.order import OrderType, Side
 from fks.model.timeframe import bar_end, iso, to_ns
-from fks.risk.sizing import entry_quantity
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.facts import FactStore
+from fks.trading.matching import CostModel
+from fks.trading.risk.sizing import entry_quantity
 
 SIGNALS_MAX = 2_000
 BARS_MAX = 1_000_000  # of one series: 12 days of seconds, two years of minutes; 48 MB in this process

@@ -22,9 +22,9 @@ from fks.model.order import Side
 from fks.model.signal import Kind, Signal
 from fks.model.timeframe import iso
 from fks.model.untrusted import shown
-from fks.risk.sizing import entry_quantity, risk_quantity
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
+from fks.trading.risk.sizing import entry_quantity, risk_quantity
 
 #: Actions that close all that the sender's instance holds.
 CLOSES = frozenset({"close", "exit", "flat"})

@@ -37,14 +37,14 @@ from fks.model.parent import TARGETS_MAX, BreakEven, ParentPlan, ProfitTarget, p
 from fks.model.signal import AGENT, KEY, Kind, Signal, SignalState
 from fks.model.timeframe import NS, iso, to_ns
 from fks.model.untrusted import decimal_of, shown
-from fks.portfolio.position import is_shared
-from fks.risk.exits import Books, closable
 from fks.store.accounts import AccountStore
 from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
 from fks.store.positions import PositionStore
 from fks.store.signals import EndRequest, SignalRecord, SignalStore, signal_message
+from fks.trading.portfolio.position import is_shared
+from fks.trading.risk.exits import Books, closable
 
 #: Seconds from the first request without a key in which the same body of the same caller is the same order.
 DERIVED_S = 10.0

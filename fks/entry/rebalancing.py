@@ -25,7 +25,6 @@ from fks.entry.routing import exchange_for
 from fks.jobs.instances import change_params, held_instance, sized_instance
 from fks.jobs.instances import instance_of as find_instance
 from fks.jobs.valuation import value_portfolio
-from fks.matching import Slippage
 from fks.model.account import Account, Balance
 from fks.model.accounting.lots import LotMethod, LotTrade
 from fks.model.codes import Code, Denial
@@ -42,31 +41,6 @@ from fks.model.signal import PORTFOLIO, Kind, Signal, SignalState
 from fks.model.timeframe import NS, bar_start, check_timeframe, iso, to_datetime, to_ns
 from fks.model.untrusted import decimal_of
 from fks.model.venue import is_enabled
-from fks.portfolio.rebalance import (
-    AllocationHoldings,
-    DriftReason,
-    RebalanceCosts,
-    RebalancePlan,
-    RebalanceRules,
-    RebalanceTrade,
-    TargetWeight,
-    Trigger,
-    TriggerCode,
-    TriggerFacts,
-    TriggerMarket,
-    TriggerPolicy,
-    WeightDrift,
-    affordable,
-    decide,
-    has_moved,
-    plan,
-    run_budget,
-    weights_outside,
-)
-from fks.risk.check import CHECKS, RiskDenied, check
-from fks.risk.exits import is_dust, split_at_lot
-from fks.risk.intent import intend_order
-from fks.risk.view import RiskView, VenueView
 from fks.store.accounts import AccountStore
 from fks.store.bus import JOBS, Bus
 from fks.store.corporate_actions import DELISTING, CorporateActionStore
@@ -95,6 +69,32 @@ from fks.store.reading import ReadingStore
 from fks.store.signals import SignalStore
 from fks.store.strategies import ParameterVersion, StrategyStore
 from fks.store.valuation import ValuationStore
+from fks.trading.matching import Slippage
+from fks.trading.portfolio.rebalance import (
+    AllocationHoldings,
+    DriftReason,
+    RebalanceCosts,
+    RebalancePlan,
+    RebalanceRules,
+    RebalanceTrade,
+    TargetWeight,
+    Trigger,
+    TriggerCode,
+    TriggerFacts,
+    TriggerMarket,
+    TriggerPolicy,
+    WeightDrift,
+    affordable,
+    decide,
+    has_moved,
+    plan,
+    run_budget,
+    weights_outside,
+)
+from fks.trading.risk.check import CHECKS, RiskDenied, check
+from fks.trading.risk.exits import is_dust, split_at_lot
+from fks.trading.risk.intent import intend_order
+from fks.trading.risk.view import RiskView, VenueView
 
 #: Seconds for which a preview may be started.
 PLAN_VALID_S = 60.0

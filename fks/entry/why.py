@@ -19,12 +19,12 @@ from fks.model.errors import InputError, not_found
 from fks.model.signal import AGENT
 from fks.model.timeframe import bar_end, iso, to_ns
 from fks.process.confinement import confined_command, environment
-from fks.risk.explain import rules
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.input_bars import InputBars
 from fks.store.reading import ReadingStore
 from fks.strategies.registry import package_places
+from fks.trading.risk.explain import rules
 
 #: Limits of a strategy's own code: its duration, and the evaluations at a time in one replica.
 TRACE_S, TRACES_AT_ONCE = 12.0, 2

@@ -32,7 +32,12 @@ from fks.jobs.spec import checked_spec
 from fks.model.accounting.attribution import InstanceFill
 from fks.model.errors import unprocessable
 from fks.model.timeframe import NS, TIMEFRAMES, bar_start, iso, to_ns
-from fks.portfolio.allocation import (
+from fks.store.db import Database
+from fks.store.portfolio_runs import PortfolioRunStore
+from fks.store.portfolios import Portfolio, PortfolioStore
+from fks.store.reading import ReadingStore
+from fks.store.strategies import Instance
+from fks.trading.portfolio.allocation import (
     AllocationConstraints,
     AllocationGroup,
     AllocationMethod,
@@ -45,12 +50,7 @@ from fks.portfolio.allocation import (
     in_new_shares,
     target_weight,
 )
-from fks.portfolio.rebalance import RebalanceRules
-from fks.store.db import Database
-from fks.store.portfolio_runs import PortfolioRunStore
-from fks.store.portfolios import Portfolio, PortfolioStore
-from fks.store.reading import ReadingStore
-from fks.store.strategies import Instance
+from fks.trading.portfolio.rebalance import RebalanceRules
 
 KIND = "allocation"
 _DAY_S = 86_400

@@ -17,7 +17,6 @@ from fks.backtest.rows import AMOUNT_MAX
 from fks.backtest.run import check_tape
 from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
-from fks.matching import Borrow, Commission, CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError, unprocessable
@@ -25,9 +24,10 @@ from fks.model.instrument import GivenRules, Instrument
 from fks.model.margin import Margin
 from fks.model.timeframe import bar_end, check_bar_kind, iso, to_ns
 from fks.model.untrusted import Exact
-from fks.risk.sizing import Sizing
 from fks.strategies.base import history_of
 from fks.strategies.registry import Catalogue, load_catalogue
+from fks.trading.matching import Borrow, Commission, CostModel, Slippage
+from fks.trading.risk.sizing import Sizing
 
 KIND = "backtest"
 
@@ -67,7 +67,7 @@ class BacktestSpec(BaseModel):
     collar_pct: Exact | None = Field(None, ge=0, le=10, exclude_if=lambda value: value is None)
     #: as `fks.model.margin.Margin.parse` reads it; None: positions are paid in full
     margin: str | None = Field(None, max_length=8_000, exclude_if=lambda value: value is None)
-    #: as `fks.matching.Borrow.parse` reads it
+    #: as `fks.trading.matching.Borrow.parse` reads it
     borrow: str = Field("none", exclude_if=lambda value: value == "none")
     #: of a perpetual: the stored rates, or none on purpose
     funding: Literal["stored", "none"] = Field("stored", exclude_if=lambda value: value == "stored")

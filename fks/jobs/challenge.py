@@ -26,13 +26,11 @@ from fks.jobs.checking import CHECK_S, checked_in_thread
 from fks.jobs.instances import instance_of, unknown_instance
 from fks.jobs.promotion import promotable
 from fks.jobs.spec import checked_spec
-from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.model.json_fields import json_fields
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_ns
-from fks.risk.sizing import Sizing
 from fks.search.challenge import ChallengeRules, Excess, RecordedChange, RecordedDecisions, evaluate_excess, excess_of
 from fks.store.challengers import Challenger, ChallengerStore
 from fks.store.db import Database, Transaction
@@ -42,6 +40,8 @@ from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.base import Strategy, evaluate, warmup_of
 from fks.strategies.check import ensure_checked, synthetic, with_inputs
 from fks.strategies.registry import Catalogue
+from fks.trading.matching import CostModel
+from fks.trading.risk.sizing import Sizing
 
 KIND = "challenge"
 PAPER, PERSON = "paper", "person"

@@ -22,17 +22,17 @@ from fks.jobs.bars import load_stored_joined
 from fks.jobs.challenge import came_from_challenger, demote
 from fks.jobs.instances import instance_of
 from fks.jobs.spec import checked_spec
-from fks.matching import CostModel
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import unprocessable
 from fks.model.json_fields import json_fields
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_datetime, to_ns
-from fks.risk.sizing import Sizing
 from fks.store.db import Database
 from fks.store.facts import FactStore
 from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.registry import Catalogue
+from fks.trading.matching import CostModel
+from fks.trading.risk.sizing import Sizing
 
 KIND = "drift"
 _HUGE = Decimal(10) ** 12  # cash of the backtest: what the account could pay is a denial's reason, not the backtest's

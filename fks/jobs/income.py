@@ -12,7 +12,10 @@ from fks.model.cash_flows import is_perpetual
 from fks.model.futures import instrument_of_symbol
 from fks.model.instrument import assumed_instrument
 from fks.model.timeframe import to_datetime, to_ns
-from fks.portfolio.income import (
+from fks.store.corporate_actions import DIVIDEND, SPLIT, CorporateActionStore
+from fks.store.db import Database, Row, Transaction
+from fks.store.valuation import ValuationStore
+from fks.trading.portfolio.income import (
     BookedPayment,
     ExpectedPayment,
     HeldSymbol,
@@ -22,9 +25,6 @@ from fks.portfolio.income import (
     splits,
     unlisted,
 )
-from fks.store.corporate_actions import DIVIDEND, SPLIT, CorporateActionStore
-from fks.store.db import Database, Row, Transaction
-from fks.store.valuation import ValuationStore
 
 #: A close is the price of a funding time until so long after its bar.
 _PRICE_AGE_S = 3600.0

@@ -21,14 +21,14 @@ from fks.jobs.allocation import AllocationBody
 from fks.jobs.backtest import BarsRequest, LoadBars, Progress
 from fks.jobs.rhythm import Rhythm
 from fks.jobs.spec import checked_spec
-from fks.matching import CostModel, Slippage
 from fks.model.calendars import calendar_of, is_open_at
 from fks.model.errors import ConfigError, unprocessable
 from fks.model.instrument import Instrument, find_instrument
 from fks.model.timeframe import NS, TIMEFRAMES, bar_start, iso, to_datetime, to_ns
 from fks.model.untrusted import Exact
-from fks.portfolio.allocation import AllocationConstraints, AllocationGroup, AllocationOptions
-from fks.portfolio.rebalance import COLLAR_MAX, RebalanceRules, TargetWeight, Trigger, TriggerPolicy
+from fks.trading.matching import CostModel, Slippage
+from fks.trading.portfolio.allocation import AllocationConstraints, AllocationGroup, AllocationOptions
+from fks.trading.portfolio.rebalance import COLLAR_MAX, RebalanceRules, TargetWeight, Trigger, TriggerPolicy
 
 INSTRUMENTS_MAX, REQUESTS_MAX = 100, 100_000
 _RULES, _POLICY, _DAY_NS = RebalanceRules(), TriggerPolicy(), 86_400 * NS

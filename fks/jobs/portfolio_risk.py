@@ -16,8 +16,11 @@ from fks.jobs.valuation import ValuedPortfolio, value_portfolio
 from fks.model.accounting.valuation import EquityRow, growth_of, money_weighted_return
 from fks.model.bar import Floats
 from fks.model.timeframe import NS, iso, to_datetime, to_ns
-from fks.portfolio.benchmark import benchmark_levels, parse_benchmark
-from fks.portfolio.risk import (
+from fks.store.db import Database, Querier
+from fks.store.portfolios import Portfolio, PortfolioStore
+from fks.store.valuation import ValuationStore
+from fks.trading.portfolio.benchmark import benchmark_levels, parse_benchmark
+from fks.trading.portfolio.risk import (
     SCENARIOS,
     AccountMargin,
     ExposureSummary,
@@ -31,9 +34,6 @@ from fks.portfolio.risk import (
     risk_positions,
     stress,
 )
-from fks.store.db import Database, Querier
-from fks.store.portfolios import Portfolio, PortfolioStore
-from fks.store.valuation import ValuationStore
 
 #: Days of history unless others are given: a year.
 HISTORY_DAYS = 365

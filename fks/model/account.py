@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final, Literal
 
-#: the venues that an account's orders may go to; `fks.venues.registry.MAKERS` has a maker for each
+#: the venues that an account's orders may go to; `fks.trading.venues.registry.MAKERS` has a maker for each
 VenueName = Literal["paper", "ccxt", "ninja", "mt5"]
 #: the venue at the exchange that `venue.exchange` names
 AT_EXCHANGE: Final[VenueName] = "ccxt"

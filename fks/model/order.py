@@ -80,8 +80,8 @@ PENDING = "PENDING"
 OLD_SHARES = "OLD_SHARES"
 #: Counts as exposure and is reconciled after a restart.
 OPEN = LIVE | {State.INTENDED, State.SENDING, State.UNKNOWN}
-#: Row number in the journal of an event that no transition of `fks.orders.machine` takes. It is here for the auditor,
-#: which reads the journal and imports no code of orders.
+#: Row number in the journal of an event that no transition of `fks.trading.orders.machine` takes. It is here for the
+#: auditor, which reads the journal and imports no code of orders.
 QUARANTINE_ROW: Final = 42
 
 

@@ -23,7 +23,6 @@ from fks.backtest.series import held_closes
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, unprocessable
 from fks.model.timeframe import iso
-from fks.risk.sizing import Sizing
 from fks.search.evaluate import SearchTask, Trial, evaluate, evaluate_ranges, joined, run_range, strategy_of
 from fks.search.montecarlo import METHODS, resample_trades
 from fks.search.objectives import Returns, check_objectives, metrics_of, period_of, values_of
@@ -41,6 +40,7 @@ from fks.search.splits import Range, Split, Validation, paths_of
 from fks.search.stability import Surface
 from fks.strategies.base import Strategy
 from fks.strategies.check import ensure_not_reentered
+from fks.trading.risk.sizing import Sizing
 
 KEPT = 20  # best trials of each fold that a result lists
 COMPARED_MAX = 1000  # trials of the cross-validation for overfitting: of more, every n-th and the best

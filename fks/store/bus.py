@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
 
-BARS = "fks.market.bars"
+BARS = "fks.bars"
 SIGNALS = "fks.signals"
 ORDERS = "fks.orders"
 FILLS = "fks.fills"

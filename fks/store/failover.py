@@ -3,8 +3,8 @@
 The record holds the last (system identifier, timeline, epoch) that this node's order manager saw; it is fsynced before
 the first order is sent. Another identifier or timeline, or an epoch that went back, means that committed rows may be
 missing: orders that were sent are perhaps not in the journal. The running order manager ends with FailoverError, its
-successor reconciles, and looks up at the venue every intent older than the change (`fks.orders.sent_ids`). A start
-without a record on this node counts as a change, unless the journal has never held a signal or an order.
+successor reconciles, and looks up at the venue every intent older than the change (`fks.trading.orders.sent_ids`). A
+start without a record on this node counts as a change, unless the journal has never held a signal or an order.
 
 Each new connection is checked before it is used. A connection that stays open cannot reach another server.
 """

@@ -1122,7 +1122,7 @@ portfolio_target_sets = Table(
     Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
     Column("version", Integer, nullable=False),
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),  # where it trades
-    # fks.portfolio.rebalance.RebalanceRules
+    # fks.trading.portfolio.rebalance.RebalanceRules
     Column("rules", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _text("created_by", default=""),
     _time("created_at", now=True),
@@ -1227,7 +1227,7 @@ portfolio_run_steps = Table(
     CheckConstraint("side IN ('buy','sell')", name="side"),
 )
 
-# fks.portfolio.rebalance.TriggerPolicy; a portfolio without a row is rebalanced by persons
+# fks.trading.portfolio.rebalance.TriggerPolicy; a portfolio without a row is rebalanced by persons
 portfolio_policies = Table(
     "portfolio_policies",
     metadata,

@@ -1,6 +1,6 @@
 // Account modes, limits, trading hours and loss limits of the group's rule file, and the block of an account for a trade date.
 // The file's figures are the only ones used; an old, missing or incomplete file lowers the account's mode. Exits are never refused.
-// Rules and verdicts are those of FKS's own evaluation (fks/prop_rules): a rule that is missing is not known, "none" says there is none.
+// Rules and verdicts are those of FKS's own evaluation (fks/trading/prop_rules): a rule that is missing is not known, "none" says there is none.
 using System;
 using System.Collections.Generic;
 using System.Globalization;

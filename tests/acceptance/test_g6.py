@@ -27,12 +27,12 @@ from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, Sim, VenueSettings
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
-from fks.portfolio.rebalance import Trigger
 from fks.servers.embedded import PostgresServer, RedisServer
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.strategies.base import Strategy
 from fks.strategies.registry import load_builtin, load_catalogue
+from fks.trading.portfolio.rebalance import Trigger
 from tests.support import g6_cases, servers
 from tests.support.fills import FIELDS, PlainFill, assert_same_fills, differences, plain_fill
 from tests.support.g6_cases import BARS, CASES, FEE_RATE, HISTORY, LISTED, SIZE, Case

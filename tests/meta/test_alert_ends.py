@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fks.monitor.alert_ends import ALERTS, AlertEnd, End
-from fks.order_manager import position_workers
+from fks.trading.order_manager import position_workers
 from scripts.alerts_page import PAGE, rewritten
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,13 +17,13 @@ import pytest
 
 from fks.backtest import Backtest, Setup, resample, run, sample
 from fks.backtest.limits import UNLIMITED
-from fks.matching import CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
 from fks.strategies.base import Strategy, evaluate
 from fks.strategies.bollinger import Bollinger
 from fks.strategies.rsi import Rsi
 from fks.strategies.sma_cross import SmaCross
+from fks.trading.matching import CostModel
 
 pytestmark = pytest.mark.soak
 RATE, CASH, TICK = 0.001, 10**8, 0.01

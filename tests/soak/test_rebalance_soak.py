@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.portfolio.rebalance import Trigger
 from fks.servers.embedded import PostgresServer
+from fks.trading.portfolio.rebalance import Trigger
 from tests.support.invariants import assert_none
 from tests.support.rebalance_chaos import chaos
 from tests.support.rebalance_replay import replay

@@ -21,7 +21,7 @@ from fks.model.order import (
     TimeInForce,
 )
 from fks.model.ports import VenueCapabilities
-from fks.orders.build import legs_of
+from fks.trading.orders.build import legs_of
 from tests.support.scripted_venue import ZERO, Held, ScriptedVenue
 
 _CLOSING = (Role.EXIT, Role.KILL)

@@ -1,4 +1,4 @@
-"""Acts of a test at the labelled points of the order path (`fks.orders.crash_points`)."""
+"""Acts of a test at the labelled points of the order path (`fks.trading.orders.crash_points`)."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ from fks.model.order import TERMINAL, Order, State
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.binance.config import SessionConfig
-from fks.venues.ccxt import dialect_venue
-from fks.venues.ccxt.brackets import ids_in
-from fks.venues.ccxt.dialect import StandIn
-from fks.venues.ccxt.dialect_venue import DialectVenue
-from fks.venues.conformance import open_outcomes
-from fks.venues.listing import VenueListing
-from fks.venues.registry import listed_venues
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.ccxt import dialect_venue
+from fks.trading.venues.ccxt.brackets import ids_in
+from fks.trading.venues.ccxt.dialect import StandIn
+from fks.trading.venues.ccxt.dialect_venue import DialectVenue
+from fks.trading.venues.conformance import open_outcomes
+from fks.trading.venues.listing import VenueListing
+from fks.trading.venues.registry import listed_venues
 from tests.support.invariants import assert_once
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig

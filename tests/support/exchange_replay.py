@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from fks.backtest import FillRow, Setup
-from fks.matching import collar
 from fks.model.bar import Bars
 from fks.model.order import Role, Side
 from fks.model.tape import Tape
 from fks.strategies.base import Decisions
+from fks.trading.matching import collar
 from tests.support.packed_tapes import pack_tape
 from tests.support.sim_process import Sim
 

@@ -18,11 +18,11 @@ import numpy.typing as npt
 from fks.backtest import Result, Setup
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.run import EngineName
-from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.order import Role
 from fks.model.timeframe import NS
+from fks.trading.matching import CostModel
 from tests.support.backtests import run
 from tests.support.given import Given
 from tests.support.strategies import START_NS

@@ -19,11 +19,11 @@ from fks.config.settings import DatabaseSettings, Risk
 from fks.market.collector.collector import TICK_S
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_ns
-from fks.risk.figures import Passed
-from fks.risk.market import feed_stale
 from fks.store.db import Database
 from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch
+from fks.trading.risk.figures import Passed
+from fks.trading.risk.market import feed_stale
 from tests.support import servers
 from tests.support.children import Child
 from tests.support.collecting import check_stored, collect

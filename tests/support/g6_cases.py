@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from fks.backtest import Result, Setup, run
-from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.tape import Tape, unpack_tape
 from fks.strategies.base import Strategy
+from fks.trading.matching import CostModel
 
 SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 BTC, ETH = "BTCUSDT", "ETHUSDT"

@@ -16,15 +16,15 @@ from fks.clock import RealClock
 from fks.clock.waiting import end_task
 from fks.config.settings import Http, Settings, VenueSettings
 from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
-from fks.guardian.journal import engaged_kills
-from fks.guardian.service import Guardian
 from fks.model.order import OrderType, Outcome
-from fks.order_manager.service import OrderManager
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.guardian.journal import engaged_kills
+from fks.trading.guardian.service import Guardian
+from fks.trading.order_manager.service import OrderManager
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support import servers
 from tests.support.guardian_process import venue_on
 from tests.support.local_exchange import LocalExchange

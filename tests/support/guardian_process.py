@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.guardian.context import GuardianContext
-from fks.guardian.ninja_session import GroupBridge, NinjaSession
-from fks.guardian.service import Guardian
-from fks.guardian.timing import Timing
 from fks.model.ninja import PLATFORMS
 from fks.model.ports import Venue
-from fks.orders.absence import AbsenceRule
 from fks.store.db import Database
-from fks.venues.binance.config import SessionConfig as CcxtConfig
-from fks.venues.binance.session import BinanceVenue as CcxtVenue
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.ninja_session import GroupBridge, NinjaSession
+from fks.trading.guardian.service import Guardian
+from fks.trading.guardian.timing import Timing
+from fks.trading.orders.absence import AbsenceRule
+from fks.trading.venues.binance.config import SessionConfig as CcxtConfig
+from fks.trading.venues.binance.session import BinanceVenue as CcxtVenue
 from tests.support.children import Child
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter

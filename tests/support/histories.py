@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from fks.orders import messages as m
-from fks.orders.core import OrderCore
+from fks.trading.orders import messages as m
+from fks.trading.orders.core import OrderCore
 
 FOLDER = Path(__file__).parents[1] / "tapes" / "orders"
 FORMAT = "fks-order-history/1"

@@ -22,13 +22,13 @@ from fks.config.settings import Settings
 from fks.market.collector.collector import TICK_S, Collector
 from fks.market.exchanges.registry import make_exchange
 from fks.model.timeframe import to_ns
-from fks.order_manager.service import OrderManager
 from fks.runtime import Runtime
 from fks.store.bus import WAKE
 from fks.store.leases import HeldLease, raise_epoch
 from fks.strategies.base import Strategy
-from fks.strategy_worker.worker import StrategyWorker
-from fks.venues.registry import Making, make_venues
+from fks.trading.order_manager.service import OrderManager
+from fks.trading.strategy_worker.worker import StrategyWorker
+from fks.trading.venues.registry import Making, make_venues
 from tests.support.strategies import DECIDABLE, watch_over
 from tests.support.waiting import until
 

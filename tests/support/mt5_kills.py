@@ -29,12 +29,12 @@ from fks.model.signal import Kind
 from fks.mt5.platform import magic_of
 from fks.ninja import strict_json
 from fks.ninja.auth import client_mac
-from fks.order_manager.ninja_rows import NinjaRows
 from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
-from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
+from fks.trading.order_manager.ninja_rows import NinjaRows
+from fks.trading.venues.ninja.venue import NinjaConfig, NinjaVenue
 from tests.support import mt5_agent_process
 from tests.support.children import Child
 from tests.support.free_port import free_port

@@ -22,7 +22,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 from fks.store.orders import OrderStore
-from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
+from fks.trading.venues.ninja.venue import NinjaConfig, NinjaVenue
 from tests.support.invariants import assert_journal
 from tests.support.mt5_agent import ACCOUNT, EURUSD, GROUP, ScriptedAgent
 from tests.support.ninja_link import LinkRig

@@ -20,12 +20,12 @@ from fks.model.ninja import NinjaRequest
 from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.ninja_link.service import NinjaLink
-from fks.order_manager.ninja_rows import NinjaRows
-from fks.orders.messages import Limits
 from fks.sim.nt8.server import BridgeServer, ServerOptions
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
+from fks.trading.order_manager.ninja_rows import NinjaRows
+from fks.trading.orders.messages import Limits
+from fks.trading.venues.ninja.venue import NinjaConfig, NinjaVenue
 from tests.support.ninja_link import LinkRig
 from tests.support.ninja_venue import ES
 from tests.support.order_rig import Rig

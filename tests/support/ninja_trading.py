@@ -14,10 +14,10 @@ from fks.model.futures import contract_of
 from fks.model.ids import leg_id
 from fks.model.order import Order, Side, State
 from fks.model.signal import Kind
-from fks.orders.messages import Limits
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
+from fks.trading.orders.messages import Limits
 from tests.support.invariants import assert_journal
 from tests.support.ninja_venue import ES, NinjaRig, ninja_rig
 from tests.support.order_rig import Rig

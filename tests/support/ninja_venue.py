@@ -19,11 +19,11 @@ from fks.model.ninja import NinjaRequest
 from fks.model.order import Fill, Order, OrderType, Report, Role, Side, State
 from fks.model.ports import VenueEvent
 from fks.ninja_link.service import NinjaLink
-from fks.order_manager.ninja_rows import NinjaRows
 from fks.sim.nt8.server import BridgeServer, ServerOptions, front_contract
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
+from fks.trading.order_manager.ninja_rows import NinjaRows
+from fks.trading.venues.ninja.venue import NinjaConfig, NinjaVenue
 from tests.support.ninja_link import LinkRig
 from tests.support.order_values import an_order
 from tests.support.ports import CollectingLog

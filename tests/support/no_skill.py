@@ -12,7 +12,6 @@ from pydantic import Field
 from fks.backtest import Setup
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.metrics import moments
-from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS, TIMEFRAMES
@@ -24,6 +23,7 @@ from fks.search import (
 )
 from fks.search.overfitting import sharpe
 from fks.strategies.base import Decisions, Strategy
+from fks.trading.matching import CostModel
 from tests.support.strategies import START_NS
 
 PASS = 0.95

@@ -32,7 +32,6 @@ from fks.chaos.auditor import Evidence, audit_evidence, net
 from fks.chaos.cover import CoverWatch, Sample, SmallestAmounts
 from fks.chaos.run import OPEN_PAGES
 from fks.config.settings import DatabaseSettings
-from fks.guardian.service import Guardian
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce
 from fks.model.signal import Kind
@@ -40,6 +39,7 @@ from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
+from fks.trading.guardian.service import Guardian
 from tests.support.children import Child
 from tests.support.crash_points import LABELS
 from tests.support.guarded_trading import at_work

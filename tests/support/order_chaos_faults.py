@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from fks.model.errors import InputError
-from fks.orders.absence import STEADY_S
+from fks.trading.orders.absence import STEADY_S
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

@@ -20,13 +20,13 @@ from typing import Any
 
 from fks.config.settings import Http, Risk, Settings, VenueSettings
 from fks.model.order import Answer, Order, Outcome, Role
-from fks.orders.crash_points import At, nowhere
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.session import BinanceVenue
-from fks.venues.binance.venue import SpotVenue
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.orders.crash_points import At, nowhere
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.session import BinanceVenue
+from fks.trading.venues.binance.venue import SpotVenue
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.crash_points import CrashPoints
 from tests.support.fast_clock import FastClock
 from tests.support.order_rig import Rig

@@ -12,24 +12,24 @@ from typing import Any
 
 from fks.clock import Clock, RealClock
 from fks.config.settings import Http, Risk, Settings, VenueSettings
-from fks.guardian.journal import engaged_kills, kill_mode
 from fks.model.kill import EngagedKill, Kills, KillScope
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Pager
 from fks.model.ports import Venue as VenuePort
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.order_manager.service import OrderManager
-from fks.order_manager.side_journal import SideJournal
-from fks.orders.crash_points import At, nowhere
-from fks.orders.messages import KillMode, Limits
-from fks.orders.sent_ids import SentIds
 from fks.runtime import Runtime
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
+from fks.trading.guardian.journal import engaged_kills, kill_mode
+from fks.trading.order_manager.service import OrderManager
+from fks.trading.order_manager.side_journal import SideJournal
+from fks.trading.orders.crash_points import At, nowhere
+from fks.trading.orders.messages import KillMode, Limits
+from fks.trading.orders.sent_ids import SentIds
 from tests.support import servers
 from tests.support.histories import Histories, is_recording
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease

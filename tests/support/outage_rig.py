@@ -16,12 +16,12 @@ from fks.config.settings import DatabaseSettings
 from fks.model.order import OrderType, Outcome, State
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import iso
-from fks.order_manager.side_journal import SideJournal
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.session import BinanceVenue
+from fks.trading.order_manager.side_journal import SideJournal
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.session import BinanceVenue
 from tests.support.invariants import assert_journal, assert_once
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed

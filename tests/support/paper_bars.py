@@ -12,11 +12,11 @@ import numpy as np
 from fks.backtest import Result
 from fks.backtest.cash_flows import overnight_bars
 from fks.clock import FakeClock
-from fks.matching import collar
 from fks.model.bar import Bar
 from fks.model.order import Fill, Order, OrderType, Report, Role, Side, State, TimeInForce
 from fks.strategies.base import Decisions
-from fks.venues.paper import PaperVenue
+from fks.trading.matching import collar
+from fks.trading.venues.paper import PaperVenue
 from tests.support.venue_orders import order
 
 D = Decimal

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from fks.backtest import Setup
 from fks.backtest.limits import UNLIMITED
-from fks.matching import Commission, CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS, TIMEFRAMES
+from fks.trading.matching import Commission, CostModel, Slippage
 from tests.support.given import Given
 from tests.support.strategies import START_NS
 

@@ -22,16 +22,16 @@ from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, VenueSettings
 from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger, Rebalancing, instance_of
-from fks.matching import CostModel
 from fks.model.order import TERMINAL
 from fks.model.tape import Tape
 from fks.model.timeframe import NS, bar_start, to_ns
-from fks.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerCode, TriggerPolicy
 from fks.servers.embedded import PostgresServer
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolio_runs import PortfolioRunStore
 from fks.store.portfolios import PortfolioChanges
+from fks.trading.matching import CostModel
+from fks.trading.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerCode, TriggerPolicy
 from tests.support import servers
 from tests.support.live import Line, held_exchange, post_to, seed_account
 from tests.support.packed_tapes import pack_tape

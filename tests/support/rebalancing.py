@@ -15,10 +15,10 @@ from fks.clock import Clock
 from fks.config.settings import Costs
 from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger, Rebalancing, instance_of
 from fks.model.errors import InputError
-from fks.portfolio.rebalance import RebalanceRules
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolios import PortfolioChanges
+from fks.trading.portfolio.rebalance import RebalanceRules
 from tests.support.fast_clock import FastClock
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.scripted_venue import ScriptedVenue

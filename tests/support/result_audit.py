@@ -5,7 +5,7 @@ the prices that each bar allowed them, the quantity that follows from the decidi
 Every level of the decisions has to lie on the tick grid, and only market entries may be added to a position.
 
 A protection meets, in the bar in which its entry filled, P instead of the open: the price of that entry before
-slippage. Prices whose order inside a bar is not known are read as `fks.matching` documents: of two legs that a bar
+slippage. Prices whose order inside a bar is not known are read as `fks.trading.matching` documents: of two legs that a bar
 reaches the stop counts, and a target counts in the bar inside which a limit entry filled only if the
 close is at it or beyond.
 """

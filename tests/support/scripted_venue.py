@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from fks.matching import is_accepted
 from fks.model import ids
 from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
@@ -29,6 +28,7 @@ from fks.model.order import (
     TimeInForce,
 )
 from fks.model.ports import Priority, SessionBack, SessionLost, VenueCapabilities, VenueEvent
+from fks.trading.matching import is_accepted
 from tests.support.invariants import InvariantError
 
 D = Decimal

@@ -13,9 +13,9 @@ from pathlib import Path
 from fks.store.bus import Bus
 from fks.store.challengers import SHADOW_WORKER
 from fks.store.db import Database
-from fks.strategy_worker import crash_attribution, sandbox
-from fks.strategy_worker import worker as worker_module
-from fks.strategy_worker.worker import StrategyWorker
+from fks.trading.strategy_worker import crash_attribution, sandbox
+from fks.trading.strategy_worker import worker as worker_module
+from fks.trading.strategy_worker.worker import StrategyWorker
 from tests.support.runtimes import runtime
 from tests.support.servers import role_url
 from tests.support.strategies import hold

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.venues import plugins
+from fks.trading.venues import plugins
 
 CODE = Path(__file__).parents[2] / "scripts" / "venue_template"
 NAME, PACKAGE, VERSION = "template", "fks_venue_template", "0.1.0"

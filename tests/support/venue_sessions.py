@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fks.model.ports import VenueEvent
-from fks.venues.binance.session import BinanceVenue
-from fks.venues.binance.venue import SpotVenue
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.venues.binance.session import BinanceVenue
+from fks.trading.venues.binance.venue import SpotVenue
+from fks.trading.venues.ccxt import CcxtVenue
 
 Open = Callable[..., Awaitable[SpotVenue]]
 

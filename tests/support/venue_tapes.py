@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from fks.model.order import Order, OrderType, Side, TimeInForce
-from fks.venues.binance.classify import CallCourse
+from fks.trading.venues.binance.classify import CallCourse
 from tests.support.venue_orders import order
 
 FOLDER = Path(__file__).parents[1] / "tapes" / "venues"

@@ -18,8 +18,6 @@ from fks.clock import RealClock
 from fks.market.collector.collector import Collector
 from fks.market.exchanges.registry import make_exchange
 from fks.model.errors import StaleEpochError
-from fks.order_manager.service import OrderManager
-from fks.order_manager.submission import Submissions
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -27,8 +25,10 @@ from fks.store.feeds import FeedStore
 from fks.store.leases import HeldLease
 from fks.store.orders import OrderJournal
 from fks.store.strategies import StrategyStore
-from fks.strategy_worker.worker import StrategyWorker
-from fks.venues.ccxt import CcxtConfig, CcxtVenue
+from fks.trading.order_manager.service import OrderManager
+from fks.trading.order_manager.submission import Submissions
+from fks.trading.strategy_worker.worker import StrategyWorker
+from fks.trading.venues.ccxt import CcxtConfig, CcxtVenue
 from tests.support.collecting import settings_for
 from tests.support.order_rig import FAST
 from tests.support.ports import CollectingLog, RecordingMeter

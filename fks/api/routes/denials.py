@@ -11,9 +11,9 @@ from fks.api.exact import ExactJson
 from fks.api.query import Gate, Name, Reader, moment
 from fks.api.routing import Router
 from fks.entry.denials import DenialLedger
-from fks.matching import CostModel
 from fks.model.errors import unprocessable
 from fks.model.timeframe import to_datetime
+from fks.trading.matching import CostModel
 
 router = Router(tags=["signals"])
 _SPAN = timedelta(days=7)

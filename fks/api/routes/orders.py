@@ -41,7 +41,7 @@ from fks.model.timeframe import to_ns
 from fks.model.untrusted import Exact
 from fks.store.settlements import ReportedFill
 from fks.store.tokens import Principal
-from fks.venues.registry import ends_order
+from fks.trading.venues.registry import ends_order
 
 router = Router(tags=["orders"])
 Positive = Annotated[Exact, Field(gt=0)]

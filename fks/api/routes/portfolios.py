@@ -42,17 +42,17 @@ from fks.model.errors import not_found, unprocessable
 from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_datetime
 from fks.model.untrusted import Exact, decimal_of
-from fks.portfolio.benchmark import parse_benchmark, text_of
-from fks.portfolio.rebalance import COLLAR_MAX, RebalanceRules, Trigger, TriggerPolicy
 from fks.store.bus import JOBS
 from fks.store.incidents import IncidentStore
 from fks.store.jobs import JobStore
 from fks.store.portfolios import PORTFOLIO_NAME, PortfolioChanges, PortfolioStore, portfolio_json
 from fks.store.reading import ReadingStore
+from fks.trading.portfolio.benchmark import parse_benchmark, text_of
+from fks.trading.portfolio.rebalance import COLLAR_MAX, RebalanceRules, Trigger, TriggerPolicy
 
 if TYPE_CHECKING:
     from fks.entry.rebalancing import Rebalancing
-    from fks.portfolio.risk import StressScenario
+    from fks.trading.portfolio.risk import StressScenario
 
 router = Router(tags=["portfolios"])
 #: Targets of one portfolio.
@@ -396,7 +396,7 @@ async def risk(
 
 def _scenario_of(moves: str | None) -> list[StressScenario]:
     """Return the caller's scenario. Errors: InputError PORTFOLIO_WRONG."""
-    from fks.portfolio.risk import StressScenario
+    from fks.trading.portfolio.risk import StressScenario
 
     found: dict[str, Decimal] = {}
     for text in moves.split(",") if moves else ():
@@ -523,7 +523,7 @@ async def income(
     `expected` is null, never zero.
     """
     from fks.jobs.income import expected_income
-    from fks.portfolio.income import NOT_EXPECTED, compared
+    from fks.trading.portfolio.income import NOT_EXPECTED, compared
 
     found = await PortfolioStore(gate.db).get(id)
     end_ns = gate.deps.clock.now_ns()

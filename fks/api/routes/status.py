@@ -35,7 +35,7 @@ async def kill(gate: Gate, caller: Reader) -> ExactJson:
 
 def _guardian_says(path: Path) -> dict[str, Any]:
     """Return the newest kill in the guardian's own fsynced files: they are right even when the rows lag behind."""
-    from fks.guardian.journal import read_kills
+    from fks.trading.guardian.journal import read_kills
 
     records = read_kills(path)
     if not records:

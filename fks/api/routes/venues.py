@@ -17,8 +17,8 @@ from fks.model.errors import ConfigError, InputError, Problem, conflict, not_fou
 from fks.model.venue import VenueRule, is_enabled
 from fks.store.bus import WAKE
 from fks.store.venues import VenueStore, change_venue
-from fks.venues.plugins import plugin_of
-from fks.venues.registry import MAKERS
+from fks.trading.venues.plugins import plugin_of
+from fks.trading.venues.registry import MAKERS
 
 router = Router(tags=["system"])
 VENUES_MAX = 10

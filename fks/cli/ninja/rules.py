@@ -13,7 +13,7 @@ from fks.model.errors import InputError
 from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
-    from fks.prop_rules import AccountState, RuleGroup
+    from fks.trading.prop_rules import AccountState, RuleGroup
 
 
 def _number(value: Any) -> str:
@@ -71,8 +71,8 @@ def rules(ctx: click.Context, name: str | None, state_file: Path | None, is_copy
     Needs no running system.
     """
     from fks.clock import RealClock
-    from fks.prop_rules import AccountState
-    from fks.prop_rules.groups import FOLDER
+    from fks.trading.prop_rules import AccountState
+    from fks.trading.prop_rules.groups import FOLDER
 
     if (is_copy or target is not None) and name is None:
         raise InputError("--copy and --export need a group", remedy="name it with --group")
@@ -91,7 +91,7 @@ def rules(ctx: click.Context, name: str | None, state_file: Path | None, is_copy
 def _groups(folder: Path, name: str | None) -> list[tuple[RuleGroup, str]]:
     """Return the groups and their files: those of the folder, then the shipped ones of other names. Errors:
     ConfigError for a wrong file, InputError RULES_UNKNOWN."""
-    from fks.prop_rules.groups import stored_groups, unknown_group
+    from fks.trading.prop_rules.groups import stored_groups, unknown_group
 
     found = stored_groups(folder)
     if name is None:
@@ -103,7 +103,7 @@ def _groups(folder: Path, name: str | None) -> list[tuple[RuleGroup, str]]:
 
 
 def _copy(name: str, folder: Path) -> None:
-    from fks.prop_rules.groups import shipped_text
+    from fks.trading.prop_rules.groups import shipped_text
 
     text, path = shipped_text(name), folder / f"{name}.toml"
     if path.exists():
@@ -118,21 +118,21 @@ def _copy(name: str, folder: Path) -> None:
 def _export(group: RuleGroup, target: Path) -> None:
     import json
 
-    from fks.prop_rules.groups import addon_document
+    from fks.trading.prop_rules.groups import addon_document
 
     target.write_text(json.dumps(addon_document(group), indent=2) + "\n")
     click.echo(f"written: {target}", err=True)
 
 
 def _state(path: Path) -> AccountState:
-    from fks.prop_rules.groups import parse_state
+    from fks.trading.prop_rules.groups import parse_state
 
     return parse_state(path.read_text(), path.name)
 
 
 def _group(group: RuleGroup, file: str, state: AccountState, now_ns: int) -> dict[str, Any]:
     from fks.model.timeframe import NS, iso
-    from fks.prop_rules import Mode, distances, mode_of, problems_of, required_action
+    from fks.trading.prop_rules import Mode, distances, mode_of, problems_of, required_action
 
     today = datetime.fromtimestamp(now_ns // NS, UTC).date()
     action = required_action(group, state, now_ns)
@@ -149,7 +149,7 @@ def _group(group: RuleGroup, file: str, state: AccountState, now_ns: int) -> dic
 
 
 def _rule(group: RuleGroup, distance: Any, today: date) -> dict[str, Any]:
-    from fks.prop_rules import age_days
+    from fks.trading.prop_rules import age_days
 
     rule = group.rules.present()[distance.rule]
     return {

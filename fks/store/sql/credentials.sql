@@ -5,7 +5,7 @@ SELECT c.id, c.account_id, a.name AS account, c.venue, c.exchange, c.role, c.ver
   FROM credentials c JOIN accounts a ON a.id = c.account_id ORDER BY a.name, c.role, c.version DESC;
 
 -- name: session_account
--- The account that a venue's session belongs to, as fks.order_manager.account_identity.session_accounts chooses it.
+-- The account that a venue's session belongs to, as fks.trading.order_manager.account_identity.session_accounts chooses it.
 SELECT id FROM accounts WHERE venue = $1 ORDER BY NOT is_enabled, mode <> $2, id LIMIT 1;
 
 -- name: carried

@@ -160,7 +160,7 @@ SELECT signal_id, plan FROM parent_orders WHERE signal_id = ANY($1::uuid[]);
 
 -- name: entries_of
 -- The executed entries that a position is made of, newest first: as many as cover its quantity ($5) by what their own
--- legs have left of them (`rest`; fks.orders.protection.held_parts). Where legs of one closed others of its prices, all of
+-- legs have left of them (`rest`; fks.trading.orders.protection.held_parts). Where legs of one closed others of its prices, all of
 -- these are given. Those of the last hour are in the order of the journal: by their times one from before the clock was
 -- set back would be newer.
 WITH entries AS (

@@ -54,7 +54,14 @@ _PURE: Final = frozenset({
     "_collections", "_decimal", "_functools", "_heapq", "_operator", "_statistics", "numba", "numpy",
     "pandas", "pydantic", "pydantic_core", "scipy", "sklearn", "talib",
 })  # fmt: skip
-_PURE_OURS: Final = ("fks.backtest", "fks.market.bars", "fks.indicators", "fks.model", "fks.risk", "fks.strategies")
+_PURE_OURS: Final = (
+    "fks.backtest",
+    "fks.market.bars",
+    "fks.indicators",
+    "fks.model",
+    "fks.trading.risk",
+    "fks.strategies",
+)
 #: names whose use cannot be followed: files, clocks, chance, and objects that are reached otherwise than by their names
 _UNSEEN: Final = frozenset({
     "__builtins__", "__code__", "__dict__", "__file__", "__getattribute__", "__globals__", "__import__",

@@ -60,8 +60,8 @@ class Decisions:
 
     `stop_loss`, `take_profit`: absolute prices of the protections of an entry decided on that bar (NaN = none); they
     are read only where the target leaves 0 or changes its sign.
-    `trail`: the distance, in units of the price, at which the entry's stop follows the closes (`fks.matching`, clause
-    8), read on the same bars; NaN = it stays where it is.
+    `trail`: the distance, in units of the price, at which the entry's stop follows the closes (`fks.trading.matching`,
+    clause 8), read on the same bars; NaN = it stays where it is.
 
     `entry_limit`, `entry_stop`: absolute prices of the entry's order, read on the same bars: a limit, a stop, both a
     stop-limit, NaN in both a market order. It rests from the next bar until it fills or the target changes.

@@ -1,7 +1,7 @@
 """Spot of Hyperliquid as a venue: a plug-in made from the vendor's documents alone (docs/add-a-venue.md)."""
 
-from fks.venues.ccxt.dialect import StandIn
-from fks.venues.listing import dialect_row
+from fks.trading.venues.ccxt.dialect import StandIn
+from fks.trading.venues.listing import dialect_row
 from fks_venue_hyperliquid.dialect import DIALECT
 
 VENUE = dialect_row(

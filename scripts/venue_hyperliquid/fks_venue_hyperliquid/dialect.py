@@ -17,7 +17,7 @@ from fks.model.decimals import plain
 from fks.model.errors import PeerError
 from fks.model.order import Order, OrderType, Refusal, Report, Side, State, TimeInForce
 from fks.model.ports import KeyRights
-from fks.venues.ccxt.dialect import (
+from fks.trading.venues.ccxt.dialect import (
     AccountReads,
     Basis,
     CcxtCall,

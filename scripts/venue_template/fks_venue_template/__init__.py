@@ -1,7 +1,7 @@
 """A venue of an exchange that does not exist: the start of a plug-in (docs/add-a-venue.md)."""
 
-from fks.venues.ccxt.dialect import StandIn
-from fks.venues.listing import dialect_row
+from fks.trading.venues.ccxt.dialect import StandIn
+from fks.trading.venues.listing import dialect_row
 from fks_venue_template.dialect import DIALECT
 
 VENUE = dialect_row(

@@ -20,10 +20,10 @@ from fks.cli.portfolio import allocate as allocate_command
 from fks.config.settings import Settings
 from fks.jobs.actions import ACTIONS, checked_params
 from fks.jobs.runner import run_one
-from fks.portfolio.allocation import AllocationMethod
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.store.portfolio_runs import PortfolioRunStore
+from fks.trading.portfolio.allocation import AllocationMethod
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
 from tests.support.strategies import collect

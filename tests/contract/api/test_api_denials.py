@@ -19,9 +19,9 @@ from fks.model.account import Balance
 from fks.model.codes import Code
 from fks.model.order import OrderType, State, TimeInForce
 from fks.model.ports import BalancesSeen, VenueCapabilities
-from fks.risk.check import CHECKS
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.trading.risk.check import CHECKS
 from tests.support.gateway import running
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.scripted_venue import ScriptedVenue

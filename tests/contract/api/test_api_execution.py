@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fks.config.paths import Paths
-from fks.guardian.service import GuardianSocket
 from fks.model.copies import PREFIX
 from fks.store.db import Database
 from fks.store.signals import SignalStore
+from fks.trading.guardian.service import GuardianSocket
 from tests.support.gateway import Running
 from tests.support.ports import CollectingLog
 

@@ -16,10 +16,10 @@ from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.model.order import State
 from fks.model.signal import Kind, SignalState
-from fks.orders.messages import Limits
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.tokens import ensure_local_token
+from fks.trading.orders.messages import Limits
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.order_rig import Rig, seed

@@ -190,7 +190,7 @@ async def test_reconcile_shows_what_was_found(fks: Fks, rig: Rig, order: Order) 
 
 
 async def test_venue_that_does_not_answer_is_reported(fks: Fks, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fks.order_manager.settlement.COMPARE_S", 0.3)
+    monkeypatch.setattr("fks.trading.order_manager.settlement.COMPARE_S", 0.3)
     rig.venue.outages.update(open_orders=1000, balances=1000)
     code, out, _ = await fks("reconcile", "--json")
     assert code == FAILED

@@ -17,8 +17,8 @@ from fks.model.errors import ConfigError
 from fks.store.audit import AuditStore
 from fks.store.db import Database
 from fks.store.venues import VenueStore
-from fks.venues.conformance import CASES
-from fks.venues.plugins import plugin_of
+from fks.trading.venues.conformance import CASES
+from fks.trading.venues.plugins import plugin_of
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.venue_plugin import NAME, PACKAGE, VERSION, installed

@@ -22,11 +22,11 @@ from fks.model.codes import Code
 from fks.model.order import State
 from fks.model.signal import Kind
 from fks.model.timeframe import NS, iso, to_datetime
-from fks.risk.explain import rules
 from fks.store.bars import BarStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.tokens import ensure_local_token
+from fks.trading.risk.explain import rules
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.order_rig import FAST, Rig, seed

@@ -20,14 +20,12 @@ from fks.backtest import Member, Setup, run, run_account
 from fks.clock import RealClock
 from fks.config.settings import Costs, Data, Paper, Risk, Settings, Sim
 from fks.jobs.drift import run_drift
-from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS, iso, to_datetime, to_ns
-from fks.orders.crash_points import At, nowhere
 from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.facts import FactStore
@@ -35,8 +33,10 @@ from fks.store.feature_values import FeatureStore
 from fks.strategies.base import Strategy
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
-from fks.strategy_worker.worker import StrategyWorker
-from fks.venues.registry import Making, make_venue
+from fks.trading.matching import CostModel
+from fks.trading.orders.crash_points import At, nowhere
+from fks.trading.strategy_worker.worker import StrategyWorker
+from fks.trading.venues.registry import Making, make_venue
 from tests.support.fills import PlainFill, assert_same_fills, plain_fill
 from tests.support.order_rig import Rig
 from tests.support.ports import CollectingLog

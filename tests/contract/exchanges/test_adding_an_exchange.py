@@ -68,7 +68,7 @@ def test_no_code_outside_its_package_names_an_exchange() -> None:
         folder = path.relative_to(ROOT).parts
         if folder[:3] == ("fks", "market", "exchanges") and (folder[3] in names or folder[3] == "registry.py"):
             continue
-        if folder == ("fks", "sim", "options.py") or folder[:4] == ("fks", "venues", "ccxt", "dialects"):
+        if folder == ("fks", "sim", "options.py") or folder[:5] == ("fks", "trading", "venues", "ccxt", "dialects"):
             continue
         source = path.read_text()
         if not any(name in source for name in names):

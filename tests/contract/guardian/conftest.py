@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.guardian_process import venue_on
 from tests.support.local_exchange import LocalExchange
 

@@ -13,13 +13,13 @@ import pytest
 from fks.clock import RealClock
 from fks.config.settings import Settings
 from fks.entry.emergency_stop import EmergencyStop
-from fks.guardian.self_checks import guardian_problems
 from fks.model.errors import ConfigError, InputError, OutageError
 from fks.model.ports import Venue
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt import CcxtVenue
-from fks.venues.closed import ClosedVenue
+from fks.trading.guardian.self_checks import guardian_problems
+from fks.trading.venues.ccxt import CcxtVenue
+from fks.trading.venues.closed import ClosedVenue
 from tests.support.guarded_trading import at_work, mark, rest_one, seed_account, sells, write_positions
 from tests.support.guardian_process import QUICK, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fks.guardian.journal import Asked, KillJournal, last_kill, read_kill
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Outcome, Presence, Side
 from fks.store.db import Database
 from fks.store.kill import KillStore
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.guardian.journal import Asked, KillJournal, last_kill, read_kill
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import at_work, mark, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.invariants import assert_one

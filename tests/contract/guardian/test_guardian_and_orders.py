@@ -8,7 +8,7 @@ from pathlib import Path
 from fks.model.order import Outcome, Side
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import at, at_work, buy, held, rest_one, seed_account, trading
 from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.invariants import assert_once, assert_same

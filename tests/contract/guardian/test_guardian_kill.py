@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 
 import pytest
 
-from fks.guardian.journal import ENDED, Asked, KillJournal, last_kill, read_kill
 from fks.model import ids
 from fks.model.account import Balance
 from fks.model.errors import OutageError
 from fks.model.ids import flatten_id
 from fks.model.order import Answer, Fill, Order, OrderType, Outcome, Refusal, Role, Side
 from fks.store.db import Database
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.guardian.journal import ENDED, Asked, KillJournal, last_kill, read_kill
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, rest_one, seed_account, sells, write_positions
 from tests.support.guardian_process import QUICK, GuardianProcess, guardian_with, venue_on
 from tests.support.invariants import assert_closed, assert_once, assert_one

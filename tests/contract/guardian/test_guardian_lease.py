@@ -11,11 +11,11 @@ from fks.clock import RealClock
 from fks.config.machine import machine_of
 from fks.config.paths import Paths
 from fks.config.settings import NodeSettings, Settings, Supervision
-from fks.guardian.context import GuardianContext
-from fks.guardian.lease import GuardianLease, holder_of, is_placed_here
-from fks.guardian.timing import Timing
 from fks.store.db import Database
 from fks.store.facts import FactStore
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.lease import GuardianLease, holder_of, is_placed_here
+from fks.trading.guardian.timing import Timing
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 

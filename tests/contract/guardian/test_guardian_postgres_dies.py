@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fks.config.settings import DatabaseSettings
-from fks.guardian.journal import read_kill
 from fks.store.db import Database
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.guardian.journal import read_kill
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support import servers
 from tests.support.cut_link import KINDS, behind_a_link, partition_s
 from tests.support.guarded_trading import at_work, rest_one, seed_account

@@ -12,12 +12,12 @@ from pathlib import Path
 from fks.clock import RealClock
 from fks.config.settings import Settings
 from fks.entry.emergency_stop import EmergencyStop
-from fks.guardian.journal import Asked, KillJournal, last_kill
 from fks.model.timeframe import to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.kill import KillStore
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.guardian.journal import Asked, KillJournal, last_kill
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, rest_one, seed_account, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.invariants import assert_closed, assert_one

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fks.guardian.journal import last_kill, read_kill
-from fks.guardian.service import Guardian
 from fks.model.order import Order, OrderType, Outcome, Role, Side
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.guardian.journal import last_kill, read_kill
+from fks.trading.guardian.service import Guardian
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.invariants import assert_closed, assert_once

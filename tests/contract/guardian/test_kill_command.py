@@ -12,7 +12,7 @@ from fks.cli import cli
 from fks.cli import kill as kill_module
 from fks.cli.base import run
 from fks.config.paths import Paths
-from fks.guardian.journal import read_kill, read_kills
+from fks.trading.guardian.journal import read_kill, read_kills
 from tests.support.guarded_trading import write_positions
 from tests.support.guardian_process import GuardianProcess
 from tests.support.local_exchange import LocalExchange

@@ -11,11 +11,11 @@ import pytest
 
 from fks.config.settings import Risk
 from fks.entry.order_entry import OrderEntry
-from fks.guardian.journal import last_kill, read_kill
 from fks.model.order import Side
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.guardian.journal import last_kill, read_kill
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import SETTINGS, ask, at, buy, held, seed_account, trading
 from tests.support.guardian_process import GuardianProcess
 from tests.support.invariants import assert_once

@@ -13,12 +13,12 @@ import pytest
 from fks.clock import RealClock
 from fks.config.settings import Settings
 from fks.entry.emergency_stop import EmergencyStop
-from fks.guardian.journal import Asked, KillJournal, engaged_kills
 from fks.model.errors import InputError
 from fks.model.order import OrderType, Role, Side
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt import CcxtVenue
+from fks.trading.guardian.journal import Asked, KillJournal, engaged_kills
+from fks.trading.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, seed_account, sells, write_positions
 from tests.support.guardian_process import QUICK, GuardianProcess, guardian_with
 from tests.support.local_exchange import LocalExchange

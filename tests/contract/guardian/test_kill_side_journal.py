@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fks.guardian.service import Guardian
 from fks.model.order import Answer, Order, OrderType, Outcome, Refusal
 from fks.model.signal import Kind
 from fks.store.bus import Bus
+from fks.trading.guardian.service import Guardian
 from tests.support.crash_points import CrashPoints
 from tests.support.guarded_trading import at_work
 from tests.support.guardian_process import QUICK, guardian_with, venue_on

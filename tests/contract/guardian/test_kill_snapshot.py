@@ -9,11 +9,11 @@ from decimal import Decimal
 import orjson
 import pytest
 
-from fks.guardian.positions import WINDOW_S, DatabaseSnapshot, Holder
 from fks.model.instrument import Lot
 from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
 from fks.store.db import Database
 from fks.store.kill import KillStore
+from fks.trading.guardian.positions import WINDOW_S, DatabaseSnapshot, Holder
 from tests.support.order_values import a_fill
 
 

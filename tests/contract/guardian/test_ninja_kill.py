@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.guardian.context import GuardianContext
-from fks.guardian.journal import Asked, KillJournal, read_kill
-from fks.guardian.ninja_session import GroupBridge, NinjaSession
-from fks.guardian.self_checks import guardian_problems
-from fks.guardian.service import Guardian
 from fks.model.errors import OutageError
 from fks.ninja.messages import GetStatus
 from fks.sim.nt8.server import BridgeServer, start
 from fks.sim.nt8.unkindness import only
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.journal import Asked, KillJournal, read_kill
+from fks.trading.guardian.ninja_session import GroupBridge, NinjaSession
+from fks.trading.guardian.self_checks import guardian_problems
+from fks.trading.guardian.service import Guardian
 from tests.support.guardian_process import QUICK, GuardianProcess, guardian_with
 from tests.support.invariants import assert_closed
 from tests.support.nt8_platform import control, held, open_position, options, platform, resting

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.guardian.context import GuardianContext
-from fks.guardian.ninja_session import GroupBridge, NinjaSession, RuleWatch
-from fks.prop_rules import RuleGroup, shipped_group
 from fks.sim.nt8.server import BridgeServer
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.ninja_session import GroupBridge, NinjaSession, RuleWatch
+from fks.trading.prop_rules import RuleGroup, shipped_group
 from tests.support.guardian_process import QUICK
 from tests.support.nt8_platform import held, open_position, platform, resting
 from tests.support.ports import CollectingLog, RecordingMeter

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.guardian.service import Guardian
 from fks.model.order import OPEN
 from fks.store.bus import Bus
+from fks.trading.guardian.service import Guardian
 from tests.support.guarded_trading import at_work
 from tests.support.guardian_process import QUICK, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange

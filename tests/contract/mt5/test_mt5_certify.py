@@ -26,9 +26,9 @@ from fks.ninja_link.check import Address
 from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.store.db import Database
 from fks.store.venues import VenueStore
-from fks.venues.certify import VenueCertifier
-from fks.venues.conformance import CasePace
-from fks.venues.ninja.certify import FIRST, OTHERS, Mt5Rig, subject_of
+from fks.trading.venues.certify import VenueCertifier
+from fks.trading.venues.conformance import CasePace
+from fks.trading.venues.ninja.certify import FIRST, OTHERS, Mt5Rig, subject_of
 from tests.support.children import Child
 from tests.support.ninja import put_secret
 from tests.support.waiting import until

@@ -22,7 +22,7 @@ from fks.mt5.platform import Mt5Login
 from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
+from fks.trading.venues.ninja.venue import NinjaConfig, NinjaVenue
 from tests.support.guardian_process import guardian_with
 from tests.support.ninja_link import LinkRig
 from tests.support.ninja_venue import WakingRows

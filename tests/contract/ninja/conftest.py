@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fks.ninja_link import service
-from fks.venues.ninja import venue
+from fks.trading.venues.ninja import venue
 
 
 @pytest.fixture(autouse=True)

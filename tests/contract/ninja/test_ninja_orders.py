@@ -20,11 +20,11 @@ from fks.model.ids import leg_id
 from fks.model.ninja import LINE_MAC
 from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind
-from fks.order_manager import lost_orders
-from fks.risk.policy import Reach
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.incidents import Incident, IncidentStore, Resolution
+from fks.trading.order_manager import lost_orders
+from fks.trading.risk.policy import Reach
 from tests.support.ninja_trading import SETTINGS, Trading, ninja_trading
 from tests.support.ninja_venue import ES
 from tests.support.waiting import until

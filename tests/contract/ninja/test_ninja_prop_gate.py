@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from fks.order_manager.prop_rules import GuardedAccount, PropGate
-from fks.prop_rules import RuleGroup, shipped_group
-from fks.prop_rules.hours import hours_of
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.trading.order_manager.prop_rules import GuardedAccount, PropGate
+from fks.trading.prop_rules import RuleGroup, shipped_group
+from fks.trading.prop_rules.hours import hours_of
 from tests.support.gateway import Running, running
 from tests.support.ninja_trading import Trading, ninja_trading
 from tests.support.ninja_venue import ACCOUNT, ES, GROUP

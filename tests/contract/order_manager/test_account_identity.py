@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fks.guardian.positions import DatabaseSnapshot
 from fks.model import ids
 from fks.model.account import Environment, VenueIdentity
 from fks.model.order import Role, Side, State
@@ -15,6 +14,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.incidents import IncidentStore
 from fks.store.kill import KillStore
+from fks.trading.guardian.positions import DatabaseSnapshot
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.scripted_venue import D, ScriptedVenue
 from tests.support.waiting import until

@@ -11,20 +11,20 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.model.timeframe import NS, iso
-from fks.order_manager.balances import AccountBalances, AccountStores
-from fks.order_manager.cache import OrderCache, VenueStatus
-from fks.order_manager.context import OrderManagerContext
-from fks.order_manager.ledger import Ledger
-from fks.order_manager.publisher import Publisher
-from fks.order_manager.tasks import Tasks
-from fks.orders.crash_points import nowhere
-from fks.portfolio.position import Position
 from fks.runtime import Runtime
 from fks.store.accounts import AccountStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import Mark
 from fks.store.leases import raise_epoch
+from fks.trading.order_manager.balances import AccountBalances, AccountStores
+from fks.trading.order_manager.cache import OrderCache, VenueStatus
+from fks.trading.order_manager.context import OrderManagerContext
+from fks.trading.order_manager.ledger import Ledger
+from fks.trading.order_manager.publisher import Publisher
+from fks.trading.order_manager.tasks import Tasks
+from fks.trading.orders.crash_points import nowhere
+from fks.trading.portfolio.position import Position
 from tests.support.order_rig import FAST, seed
 from tests.support.order_values import an_instrument
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease

@@ -13,19 +13,19 @@ from fks.config.credentials import Role, VenueKey
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.credentials import opening
-from fks.credentials.carrier import CarriedKeys
 from fks.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.account import Environment, VenueIdentity
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.order import State
 from fks.model.ports import Venue
 from fks.model.signal import Kind
-from fks.order_manager import venue_session
-from fks.orders.messages import Limits
 from fks.store.db import Database
-from fks.venues.closed import ClosedVenue
-from fks.venues.registry import Making
+from fks.trading.credentials import opening
+from fks.trading.credentials.carrier import CarriedKeys
+from fks.trading.order_manager import venue_session
+from fks.trading.orders.messages import Limits
+from fks.trading.venues.closed import ClosedVenue
+from fks.trading.venues.registry import Making
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig
 from tests.support.ports import CollectingLog

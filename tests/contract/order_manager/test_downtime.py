@@ -16,12 +16,12 @@ from fks.clock import RealClock
 from fks.config.settings import Risk
 from fks.model.bar import Bars, Floats
 from fks.model.timeframe import NS, bar_end, to_ns
-from fks.orders.freshness import AGE_LEAST_S
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
-from fks.strategy_worker.worker import StrategyWorker
+from fks.trading.orders.freshness import AGE_LEAST_S
+from fks.trading.strategy_worker.worker import StrategyWorker
 from tests.support.guardian_process import venue_on
 from tests.support.invariants import InvariantError, assert_journal
 from tests.support.local_exchange import LocalExchange

@@ -35,8 +35,8 @@ LEGS = {"stop_loss": D(90), "take_profit": D(120)}
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow Redis or disk is not what these tests are about; the bound has a test of its own."""
-    monkeypatch.setattr("fks.order_manager.service.DRAIN_S", 20.0)
-    monkeypatch.setattr("fks.order_manager.service.PUBLISH_S", 20.0)
+    monkeypatch.setattr("fks.trading.order_manager.service.DRAIN_S", 20.0)
+    monkeypatch.setattr("fks.trading.order_manager.service.PUBLISH_S", 20.0)
 
 
 async def unsettled(rig: Rig) -> list[str]:
@@ -139,7 +139,7 @@ async def test_an_entry_that_fills_while_it_drains_is_protected_by_the_next_epoc
 
 
 async def test_a_drain_is_bounded_while_a_venue_does_not_answer(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fks.order_manager.service.DRAIN_S", 0.3)
+    monkeypatch.setattr("fks.trading.order_manager.service.DRAIN_S", 0.3)
     rig.venue.script.append("hang")  # the submission does not end in time
     await rig.signal(reference_price=D(100))
     await until(lambda: len(rig.venue.received) == 1)

@@ -14,8 +14,8 @@ from fks.model.order import TERMINAL, Answer, Order, OrderType, Outcome, Refusal
 from fks.model.ports import SessionBack
 from fks.model.signal import Kind, SignalState
 from fks.model.timeframe import NS
-from fks.orders.crash_points import nowhere
 from fks.store.signals import SignalStore
+from fks.trading.orders.crash_points import nowhere
 from tests.support.crash_points import CrashPoints
 from tests.support.invariants import assert_once
 from tests.support.order_rig import D, Rig, signal_of

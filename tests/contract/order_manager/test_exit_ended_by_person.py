@@ -14,8 +14,8 @@ from fks.entry.order_entry import EntryAnswer, OrderEntry
 from fks.model.errors import InputError
 from fks.model.order import Order, State
 from fks.model.signal import Kind, SignalState
-from fks.orders.messages import Limits
 from fks.store.signals import SignalStore
+from fks.trading.orders.messages import Limits
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 

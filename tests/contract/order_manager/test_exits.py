@@ -15,13 +15,13 @@ from fks.clock import RealClock
 from fks.clock.wrong import WrongClock
 from fks.config.settings import Risk, Settings
 from fks.entry.order_entry import OrderEntry, OrderRequest
-from fks.guardian.journal import Asked, KillJournal, scope_file
 from fks.model.kill import KillScope, ScopeKind
 from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind, SignalState
-from fks.orders.messages import Limits
 from fks.store.bus import WAKE
 from fks.store.signals import SignalStore
+from fks.trading.guardian.journal import Asked, KillJournal, scope_file
+from fks.trading.orders.messages import Limits
 from tests.support.fast_clock import FastClock
 from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig

@@ -12,10 +12,10 @@ from fks.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.order import OrderType, Side, State
 from fks.model.ports import SessionBack
 from fks.model.signal import Kind
-from fks.order_manager.venue_orders import VenueOrders
 from fks.store.bus import WAKE
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
+from fks.trading.order_manager.venue_orders import VenueOrders
 from tests.support.invariants import assert_once, assert_one
 from tests.support.order_rig import Rig, signal_of
 from tests.support.waiting import until

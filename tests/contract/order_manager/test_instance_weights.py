@@ -13,12 +13,12 @@ import pytest
 
 from fks.jobs.promotion import version_before
 from fks.model.errors import InputError
-from fks.portfolio.rebalance import TriggerPolicy
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolio_runs import PortfolioRunStore
 from fks.store.portfolios import PortfolioChanges
 from fks.store.strategies import StrategyStore
+from fks.trading.portfolio.rebalance import TriggerPolicy
 from tests.support.rebalancing import Dying, RebalancedPortfolio, rebalanced
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until

@@ -11,10 +11,10 @@ import pytest
 from fks.model.ids import leg_id
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.model.signal import Kind
-from fks.orders.messages import Limits
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
+from fks.trading.orders.messages import Limits
 from tests.support.bracket_venue import BracketVenue
 from tests.support.histories import save
 from tests.support.invariants import assert_journal

@@ -15,11 +15,11 @@ from fks.clock import RealClock
 from fks.model.ids import client_order_id
 from fks.model.order import Fill, Lookup, OrderType, Presence, Role, State
 from fks.model.signal import Kind
-from fks.order_manager import lost_orders
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.incidents import Incident, IncidentStore, Resolution
 from fks.store.orders import OrderStore
+from fks.trading.order_manager import lost_orders
 from tests.support.invariants import assert_journal
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed

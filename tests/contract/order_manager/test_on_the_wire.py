@@ -14,8 +14,8 @@ from fks.model.order import Presence, State
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.binance.config import SessionConfig as CcxtConfig
-from fks.venues.binance.session import BinanceVenue as CcxtVenue
+from fks.trading.venues.binance.config import SessionConfig as CcxtConfig
+from fks.trading.venues.binance.session import BinanceVenue as CcxtVenue
 from tests.support.invariants import assert_once, assert_one
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed

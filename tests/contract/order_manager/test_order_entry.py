@@ -15,7 +15,7 @@ from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.model.errors import InputError, OutageError
 from fks.model.order import State
 from fks.model.timeframe import NS, iso
-from fks.order_manager.correlations import Correlations
+from fks.trading.order_manager.correlations import Correlations
 from tests.support.invariants import assert_one
 from tests.support.order_rig import Rig
 from tests.support.waiting import until

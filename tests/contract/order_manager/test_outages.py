@@ -11,7 +11,7 @@ import pytest
 from fks.model.order import OrderType, State
 from fks.model.ports import SessionBack
 from fks.model.signal import Kind
-from fks.order_manager.service import OrderManager
+from fks.trading.order_manager.service import OrderManager
 from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import ScriptedVenue

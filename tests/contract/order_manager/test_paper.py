@@ -15,7 +15,6 @@ from fks.backtest.limits import AccountHolding, DecidedEntry, TapeChecks
 from fks.clock import RealClock
 from fks.config.settings import Paper, Settings, Sim
 from fks.jobs.schedule import write_journal
-from fks.matching import CostModel
 from fks.model import ids
 from fks.model.bar import Bars
 from fks.model.margin import Margin
@@ -25,7 +24,8 @@ from fks.model.timeframe import NS, iso, to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
-from fks.venues.paper import PaperVenue
+from fks.trading.matching import CostModel
+from fks.trading.venues.paper import PaperVenue
 from tests.support.backtests import run
 from tests.support.given import Given
 from tests.support.order_rig import FAST, Rig, seed, signal_of
@@ -100,7 +100,7 @@ async def seal(rig: Rig, count: int) -> None:
         " ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET sealed_through = excluded.sealed_through",
         to_datetime(START + (count - 1) * MINUTE),
     )
-    await rig.bus.publish("fks.market.bars", {"type": "bar"})
+    await rig.bus.publish("fks.bars", {"type": "bar"})
 
 
 async def decide(rig: Rig, bar: int, kind: Kind | None = None, **changes: Any) -> Any:

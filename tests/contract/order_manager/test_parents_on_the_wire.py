@@ -13,8 +13,8 @@ from fks.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.order import State
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.session import BinanceVenue
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.session import BinanceVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed
 from tests.support.ports import CollectingLog

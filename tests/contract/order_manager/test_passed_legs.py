@@ -9,16 +9,16 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import RealClock
-from fks.matching.costs import CostModel
 from fks.model.margin import Margin
 from fks.model.order import Answer, Order, OrderType, Refusal, Side, State
 from fks.model.signal import Kind
-from fks.orders.crash_points import nowhere
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.session import BinanceVenue
-from fks.venues.paper import PaperVenue
+from fks.trading.matching.costs import CostModel
+from fks.trading.orders.crash_points import nowhere
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.session import BinanceVenue
+from fks.trading.venues.paper import PaperVenue
 from tests.support.crash_points import CrashPoints
 from tests.support.invariants import assert_once
 from tests.support.local_exchange import LocalExchange

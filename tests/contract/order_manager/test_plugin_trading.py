@@ -15,10 +15,10 @@ from fks.model.order import State
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.binance.config import SessionConfig
-from fks.venues.ccxt.dialect_venue import DialectVenue
-from fks.venues.plugins import plugin_row
-from fks.venues.registry import Making, make_venue
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.ccxt.dialect_venue import DialectVenue
+from fks.trading.venues.plugins import plugin_row
+from fks.trading.venues.registry import Making, make_venue
 from tests.support.dialect_rig import COINBASE, DialectRig, Wire, exchange_of
 from tests.support.order_rig import FAST
 from tests.support.ports import CollectingLog

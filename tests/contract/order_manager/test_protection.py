@@ -13,8 +13,8 @@ import pytest
 from fks.model.order import OrderType, Refusal, Role, State
 from fks.model.signal import Kind
 from fks.model.timeframe import bar_end, to_datetime, to_ns
-from fks.order_manager.balances import AccountBalances
 from fks.store.bus import BARS, WAKE
+from fks.trading.order_manager.balances import AccountBalances
 from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held

@@ -15,10 +15,10 @@ import pytest
 
 from fks.jobs.actions import ACTIONS, checked_params
 from fks.model.errors import InputError
-from fks.portfolio.rebalance import Trigger, TriggerPolicy
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolio_runs import PortfolioRunStore
+from fks.trading.portfolio.rebalance import Trigger, TriggerPolicy
 from tests.support.invariants import assert_once
 from tests.support.rebalancing import WEIGHTS, Dying, RebalancedPortfolio, rebalanced
 from tests.support.scripted_venue import ScriptedVenue

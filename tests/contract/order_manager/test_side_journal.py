@@ -15,13 +15,13 @@ from fks.alerts.channels import Sealer
 from fks.alerts.direct import DirectPager
 from fks.alerts.directory import Directory
 from fks.config.settings import AlertsSettings
-from fks.guardian.journal import Asked, KillJournal
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from fks.process.journal_file import JournalFile
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
+from fks.trading.guardian.journal import Asked, KillJournal
 from tests.support.crash_points import CrashPoints
 from tests.support.local_exchange import LocalExchange
 from tests.support.outage_rig import STOP_S, Outage, exchange_at_a_fall, outage_rig

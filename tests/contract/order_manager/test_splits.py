@@ -11,7 +11,6 @@ import pytest
 from fks.clock import RealClock
 from fks.entry.amending import Amending
 from fks.entry.order_entry import OrderEntry, OrderRequest
-from fks.matching import CostModel
 from fks.model.accounting.lots import FlowKind, LotMethod, match_lots
 from fks.model.errors import BugError
 from fks.model.order import OrderType, State
@@ -20,7 +19,8 @@ from fks.store.bus import Bus
 from fks.store.corporate_actions import SPLIT, CorporateActionStore, ListedEvent
 from fks.store.db import Database
 from fks.store.lots import LotStore
-from fks.venues.paper import PaperVenue
+from fks.trading.matching import CostModel
+from fks.trading.venues.paper import PaperVenue
 from tests.support.crash_points import CrashPoints
 from tests.support.invariants import assert_journal
 from tests.support.order_rig import Rig, seed

@@ -17,17 +17,17 @@ from fks.clock.waiting import end_task
 from fks.config.credentials import Role, VenueKey, key_file, load_keys
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.credentials import carrier
-from fks.credentials.carrier import CredentialWatch, KeyCarrier, renew_encryption_key
 from fks.model.errors import ConfigError, InputError, OutageError
 from fks.model.order import Outcome
 from fks.model.signal import Kind
-from fks.order_manager.account_identity import session_accounts
 from fks.store.accounts import AccountStore
 from fks.store.credentials import CredentialStore, read_copy
 from fks.store.db import Database
-from fks.venues.binance.session import BinanceVenue, OwnTransport
-from fks.venues.registry import Making, keyed_venue, make_venues
+from fks.trading.credentials import carrier
+from fks.trading.credentials.carrier import CredentialWatch, KeyCarrier, renew_encryption_key
+from fks.trading.order_manager.account_identity import session_accounts
+from fks.trading.venues.binance.session import BinanceVenue, OwnTransport
+from fks.trading.venues.registry import Making, keyed_venue, make_venues
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed
 from tests.support.ports import CollectingLog

@@ -12,7 +12,7 @@ from fks.config.settings import Venues
 from fks.model.account import Environment, VenueIdentity
 from fks.model.signal import Kind
 from fks.store.venues import VenueStore
-from fks.venues.plugins import Plugin, plugin_of
+from fks.trading.venues.plugins import Plugin, plugin_of
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.venue_plugin import NAME, installed

@@ -12,7 +12,7 @@ import ccxt
 import pytest
 
 from fks.model.order import OrderType, Side
-from fks.venues.ccxt.dialects import coinbase
+from fks.trading.venues.ccxt.dialects import coinbase
 from tests.support.ccxt_feeds import coinbase as coinbase_of_ccxt
 from tests.support.sim_process import SAMPLE, Sim
 from tests.support.venue_orders import order as any_order

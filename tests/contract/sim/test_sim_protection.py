@@ -10,12 +10,12 @@ import ccxt
 import pytest
 
 from fks.clock import RealClock
-from fks.venues.binance.calls import VenueCall
-from fks.venues.binance.classify import CallCourse
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.dialect import report_of_event
-from fks.venues.binance.session import OwnTransport
-from fks.venues.binance.socket_api import SocketApi
+from fks.trading.venues.binance.calls import VenueCall
+from fks.trading.venues.binance.classify import CallCourse
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.dialect import report_of_event
+from fks.trading.venues.binance.session import OwnTransport
+from fks.trading.venues.binance.socket_api import SocketApi
 from tests.support.ports import CollectingLog
 from tests.support.sim_process import Sim
 from tests.support.waiting import until

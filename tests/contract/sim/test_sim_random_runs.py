@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fks.matching import CostModel
 from fks.strategies.base import evaluate
+from fks.trading.matching import CostModel
 from tests.support.exchange_replay import ExchangeReplay, play, tape_flags
 from tests.support.random_runs import RandomRun
 from tests.support.result_audit import AuditedRun, audit

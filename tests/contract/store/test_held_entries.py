@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from decimal import Decimal
 from random import Random
 
-from fks.guardian.positions import WINDOW_S, DatabaseSnapshot
 from fks.model.order import Order
-from fks.orders.protection import desired
 from fks.store.db import Database
 from fks.store.facts import FactStore
 from fks.store.kill import KillStore
 from fks.store.orders import OrderStore
+from fks.trading.guardian.positions import WINDOW_S, DatabaseSnapshot
+from fks.trading.orders.protection import desired
 from tests.support.order_rig import seed
 
 D = Decimal

@@ -20,7 +20,7 @@ from fks.store.strategies import Owner, StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
-from fks.strategy_worker.worker import StrategyWorker
+from fks.trading.strategy_worker.worker import StrategyWorker
 from tests.support import strategy_process
 from tests.support.children import Child
 from tests.support.ports import CollectingLog, RecordingMeter

@@ -20,9 +20,9 @@ from fks.store.bars import BarStore
 from fks.store.bus import Bus
 from fks.store.crash_marks import CrashMarkStore
 from fks.store.db import Database
-from fks.strategy_worker import crash_attribution
-from fks.strategy_worker.sandbox import Sandbox
-from fks.strategy_worker.worker import StrategyWorker
+from fks.trading.strategy_worker import crash_attribution
+from fks.trading.strategy_worker.sandbox import Sandbox
+from fks.trading.strategy_worker.worker import StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.runtimes import runtime
 from tests.support.strategies import add_account, add_instance, bars_of, hold, seal

@@ -11,8 +11,8 @@ from fks.store.db import Database
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
-from fks.strategy_worker.self_checks import StalledInstances
-from fks.strategy_worker.worker import StrategyWorker
+from fks.trading.strategy_worker.self_checks import StalledInstances
+from fks.trading.strategy_worker.worker import StrategyWorker
 from tests.support.runtimes import runtime
 from tests.support.strategies import EVERY_EDGE, add_account, add_instance, hold, seal
 from tests.support.waiting import until

@@ -30,9 +30,9 @@ from fks.store.feature_values import FeatureStore, FeatureValue, add_features
 from fks.store.strategies import Owner, StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
-from fks.strategy_worker import sandbox
-from fks.strategy_worker import worker as strategy_worker
-from fks.strategy_worker.worker import StrategyWorker
+from fks.trading.strategy_worker import sandbox
+from fks.trading.strategy_worker import worker as strategy_worker
+from fks.trading.strategy_worker.worker import StrategyWorker
 from tests.support.cut_link import KINDS, behind_a_link, partition_s
 from tests.support.fitted import SCALED
 from tests.support.order_rig import signal_of

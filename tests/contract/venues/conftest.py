@@ -11,8 +11,8 @@ import pytest
 
 from fks.clock import RealClock
 from fks.model.errors import OutageError
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.fast_clock import FastWaits
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog

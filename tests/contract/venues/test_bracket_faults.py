@@ -15,7 +15,7 @@ from fks.model.order import OrderType, State, TimeInForce
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt import brackets
+from fks.trading.venues.ccxt import brackets
 from tests.support.dialect_rig import COINBASE, DialectRig, exchange_of
 from tests.support.sim_process import SAMPLE
 from tests.support.venue_orders import order

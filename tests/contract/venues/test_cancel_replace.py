@@ -11,7 +11,7 @@ import pytest
 
 from fks.model.order import Answer, Order, OrderType, Outcome, Presence, Refusal, Report, Role, Side, State
 from fks.model.ports import SessionBack
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.venue_sessions import Listener, Open

@@ -26,8 +26,8 @@ from fks.sim.options import Options, WireProtocol
 from fks.sim.server import start
 from fks.store.db import Database
 from fks.store.venues import VenueStore
-from fks.venues.certify import PACES
-from fks.venues.registry import listed_venues
+from fks.trading.venues.certify import PACES
+from fks.trading.venues.registry import listed_venues
 from tests.support.children import Child
 from tests.support.fast_clock import FastWaits
 from tests.support.invariants import assert_once

@@ -16,7 +16,7 @@ from fks.model.errors import OutageError
 from fks.model.order import OrderType, Outcome, Presence, Refusal, State
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt.dialect_venue import DialectVenue
+from fks.trading.venues.ccxt.dialect_venue import DialectVenue
 from tests.support.dialect_rig import COINBASE, DialectRig, exchange_of, session_at
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order as any_order

@@ -10,10 +10,10 @@ import pytest
 from fks.cli.venues import run_against_stand_in
 from fks.model.errors import ConfigError
 from fks.model.order import Outcome
-from fks.venues.ccxt.dialect import FaultRow
-from fks.venues.conformance import CASES
-from fks.venues.listing import VenueListing
-from fks.venues.registry import listed_venues
+from fks.trading.venues.ccxt.dialect import FaultRow
+from fks.trading.venues.conformance import CASES
+from fks.trading.venues.listing import VenueListing
+from fks.trading.venues.registry import listed_venues
 from tests.support.venue_plugin import NAME, installed
 
 # the cases wait for what is late or absent

@@ -14,8 +14,8 @@ from fks.model.order import Order, OrderType, State, TimeInForce
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt.brackets import ids_in
-from fks.venues.ccxt.dialects import dialect
+from fks.trading.venues.ccxt.brackets import ids_in
+from fks.trading.venues.ccxt.dialects import dialect
 from tests.support.dialect_rig import WIRES, DialectRig, Wire, exchange_of
 from tests.support.sim_process import SAMPLE
 from tests.support.soak_cases import soaked

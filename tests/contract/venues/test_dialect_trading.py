@@ -18,7 +18,7 @@ from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt.dialects import NAMES, dialect
+from fks.trading.venues.ccxt.dialects import NAMES, dialect
 from tests.support.dialect_rig import WIRES, DialectRig, Wire, exchange_of, session_at
 from tests.support.guarded_trading import ask, at_work
 from tests.support.guardian_process import guardian_with

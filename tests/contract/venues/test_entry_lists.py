@@ -26,7 +26,7 @@ from fks.model.order import (
     TimeInForce,
 )
 from fks.model.ports import SessionBack
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.venue_sessions import Listener, Open

@@ -17,10 +17,10 @@ from fks.model.account import Environment, TransferKind, VenueIdentity
 from fks.model.errors import ConfigError, KeyRefusedError, OutageError
 from fks.model.order import Fill, Order, OrderType, Outcome, Presence, Refusal, Report, Side, State
 from fks.model.ports import SessionBack, SessionLost, Venue, VenueEvent
-from fks.venues.binance.config import SessionConfig
-from fks.venues.ccxt import dialect_session, dialect_venue
-from fks.venues.ccxt.dialect_venue import DialectVenue
-from fks.venues.ccxt.dialects import dialect
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.ccxt import dialect_session, dialect_venue
+from fks.trading.venues.ccxt.dialect_venue import DialectVenue
+from fks.trading.venues.ccxt.dialects import dialect
 from tests.support.kraken_peer import SECRET, Answer, KrakenPeer, cut, held, saying, taken_then, waiting, with_body
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order as any_order

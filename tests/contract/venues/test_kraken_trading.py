@@ -19,10 +19,10 @@ from fks.model.order import OrderType, Outcome, Role, Side, State
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.binance.config import SessionConfig
-from fks.venues.ccxt import dialect_venue
-from fks.venues.ccxt.dialect_venue import DialectVenue
-from fks.venues.ccxt.dialects import dialect
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.ccxt import dialect_venue
+from fks.trading.venues.ccxt.dialect_venue import DialectVenue
+from fks.trading.venues.ccxt.dialects import dialect
 from tests.support.guarded_trading import ask, at_work
 from tests.support.guardian_process import guardian_with
 from tests.support.kraken_peer import SECRET, KrakenPeer, cut, saying, taken_then

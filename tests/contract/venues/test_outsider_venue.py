@@ -17,11 +17,11 @@ from fks.clock import FakeClock, RealClock
 from fks.model.order import OrderType, Outcome, Refusal, TimeInForce
 from fks.sim.options import Options
 from fks.sim.server import start
-from fks.venues.binance.config import SessionConfig
-from fks.venues.ccxt.dialect_venue import DialectVenue
-from fks.venues.conformance import CASES
-from fks.venues.listing import VenueListing
-from fks.venues.registry import listed_venues
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.ccxt.dialect_venue import DialectVenue
+from fks.trading.venues.conformance import CASES
+from fks.trading.venues.listing import VenueListing
+from fks.trading.venues.registry import listed_venues
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order
 from tests.support.venue_plugin import installed

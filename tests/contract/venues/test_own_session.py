@@ -10,7 +10,7 @@ import pytest
 
 from fks.model.order import Fill, OrderType, Outcome, Presence, Refusal
 from fks.model.ports import SessionBack, SessionLost
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.free_port import free_port
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order

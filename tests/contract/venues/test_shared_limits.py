@@ -17,8 +17,8 @@ from fks.model.order import OrderType, Outcome, Refusal, Role, Side
 from fks.model.ports import Priority, VenueBudget
 from fks.rate_limits.venue_budgets import venue_budget
 from fks.store.bus import Bus
-from fks.venues.base import PauseOnly
-from fks.venues.ccxt import CcxtConfig, CcxtVenue
+from fks.trading.venues.base import PauseOnly
+from fks.trading.venues.ccxt import CcxtConfig, CcxtVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order

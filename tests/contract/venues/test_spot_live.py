@@ -15,8 +15,8 @@ from fks.clock import RealClock
 from fks.model.errors import ConfigError, OutageError
 from fks.model.order import Outcome
 from fks.model.ports import KeyRights
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order
 from tests.support.venue_sessions import SESSIONS

@@ -16,9 +16,9 @@ from fks.model import ids
 from fks.model.errors import OutageError
 from fks.model.order import Fill, OrderType, Outcome, Presence, Report, Role, Side, State
 from fks.model.ports import BalancesSeen, SessionBack, SessionLost
-from fks.venues.binance import venue as venue_module
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues.binance import venue as venue_module
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from fks.model.order import Fill, Outcome, Presence, Refusal, Report, Role, State
-from fks.venues import base
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues import base
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.venue_sessions import Listener, Open

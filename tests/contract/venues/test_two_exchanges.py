@@ -21,17 +21,17 @@ from fks.clock.waiting import end_task
 from fks.config.credentials import Role, VenueKey
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Sim, Venues
-from fks.credentials.carrier import CarriedKeys
-from fks.credentials.opening import carried_venues
 from fks.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.order import TERMINAL, Order, State
 from fks.model.ports import Venue
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt import dialect_venue
-from fks.venues.ccxt.brackets import ids_in
-from fks.venues.registry import Making
+from fks.trading.credentials.carrier import CarriedKeys
+from fks.trading.credentials.opening import carried_venues
+from fks.trading.venues.ccxt import dialect_venue
+from fks.trading.venues.ccxt.brackets import ids_in
+from fks.trading.venues.registry import Making
 from tests.support.dialect_rig import CASH, COINBASE, KRAKEN, PATIENT, Wire, exchange_of
 from tests.support.guarded_trading import ask, at_work
 from tests.support.guardian_process import guardian_with

@@ -14,7 +14,7 @@ from fks.model.account import Environment, TransferKind
 from fks.model.errors import OutageError
 from fks.model.order import Outcome, Presence, Refusal
 from fks.model.ports import BalancesSeen, SessionBack
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.guardian_process import venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order

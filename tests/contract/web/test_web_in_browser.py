@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fks.guardian.service import GuardianSocket
 from fks.store.bus import FEEDS, JOBS, SIGNALS, Bus
 from fks.store.db import Database
+from fks.trading.guardian.service import GuardianSocket
 from fks.web.registry import PAGES
 from tests.support.browser import SIZES, Page, is_live, is_true, look_at, page, picture, press, says, type_
 from tests.support.portfolios import portfolio_with_targets

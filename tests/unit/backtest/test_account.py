@@ -17,15 +17,15 @@ from fks.backtest.account import AccountBacktest, Member
 from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
 from fks.jobs.account import parse_account
-from fks.matching import Commission, CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.risk.correlation import correlation_of, returns_before
 from fks.strategies.base import Decisions
+from fks.trading.matching import Commission, CostModel
+from fks.trading.risk.correlation import correlation_of, returns_before
 from tests.support.backtests import run, run_account, with_events
 from tests.support.given import Given
 from tests.support.strategies import START_NS, bars_of

@@ -24,7 +24,6 @@ from fks.backtest.report import document_of
 from fks.backtest.series import trade_table
 from fks.config.settings import Risk
 from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
-from fks.matching import Borrow, Commission, CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents
 from fks.model.errors import InputError
@@ -36,6 +35,7 @@ from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
 from fks.strategies.sma_cross import SmaCross
+from fks.trading.matching import Borrow, Commission, CostModel, Slippage
 from tests.support.backtests import run
 from tests.support.fills import assert_same_fills, differences
 from tests.support.given import Given

@@ -14,13 +14,13 @@ from fks.backtest import Backtest, Member, Setup
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.market.bars.splits import SplitDay, adjusted
-from fks.matching import Borrow, CostModel
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents, is_perpetual
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.timeframe import NS
+from fks.trading.matching import Borrow, CostModel
 from tests.support.backtests import run, run_account
 from tests.support.given import Given
 

@@ -9,11 +9,11 @@ from fks.backtest.drift import DecidedFill, DifferenceKind, compare, expected_st
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
 from fks.backtest.run import run
-from fks.matching import CostModel
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
+from fks.trading.matching import CostModel
 
 D = Decimal
 STEP = D("0.001")

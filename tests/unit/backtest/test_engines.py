@@ -19,7 +19,6 @@ from fks.backtest.curve import deepest_fall, fall_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.statistics import fees_of, rebates_of
 from fks.config.settings import Risk
-from fks.matching import Borrow, Commission, CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument, Lot, PercentPrice
@@ -29,6 +28,7 @@ from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Strategy, StrategyError, decide
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.registry import load_catalogue
+from fks.trading.matching import Borrow, Commission, CostModel, Slippage
 from tests.support.backtests import run, with_events
 from tests.support.given import Given
 from tests.support.soak_cases import soaked

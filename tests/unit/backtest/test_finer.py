@@ -20,7 +20,6 @@ from fks.jobs.account import parse_account, run_account_spec
 from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
 from fks.jobs.bars import load_tape, read_tape
 from fks.jobs.optimization import document_of_search, parse_optimization, search_hash, searched, task_for
-from fks.matching import CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
@@ -30,6 +29,7 @@ from fks.model.timeframe import NS
 from fks.search import Search, serial
 from fks.strategies.base import PRICE_COLUMNS, Decisions, Strategy
 from fks.strategies.registry import load_catalogue
+from fks.trading.matching import CostModel
 from tests.support.backtests import run
 
 D = Decimal

@@ -18,13 +18,13 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.metrics import metrics_of
 from fks.backtest.report import document_of
 from fks.jobs.backtest import LoadedBars, parse_spec, setup_of
-from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin, liquidation_ticks
 from fks.model.order import Role
 from fks.model.timeframe import NS
+from fks.trading.matching import CostModel
 from tests.support.backtests import run
 from tests.support.given import Given
 from tests.support.strategies import START_NS

@@ -19,14 +19,14 @@ from fks.backtest.rebalance import (
     portfolio_document_of,
     run_portfolio,
 )
-from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.order import Side
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.portfolio.allocation import AllocationConstraints, AllocationMethod, AllocationOptions
-from fks.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerPolicy
+from fks.trading.matching import CostModel, Slippage
+from fks.trading.portfolio.allocation import AllocationConstraints, AllocationMethod, AllocationOptions
+from fks.trading.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerPolicy
 
 D = Decimal
 START_NS, HOUR_NS = 1_767_225_600 * NS, 3600 * NS  # 2026-01-01, a Thursday

@@ -15,12 +15,12 @@ import pytest
 
 from fks.backtest import FillRow, Result, Setup
 from fks.backtest.limits import UNLIMITED
-from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS
 from fks.strategies.base import evaluate
+from fks.trading.matching import CostModel, Slippage
 from tests.support import result_audit
 from tests.support.backtests import run
 from tests.support.given import Given

@@ -17,13 +17,13 @@ from fks.backtest.report import document_of
 from fks.backtest.series import benchmark_of
 from fks.backtest.statistics import statistics_of
 from fks.market.bars.columns import aggregate_bars
-from fks.matching import Commission, CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.futures import continuous, instrument_of_symbol
 from fks.model.timeframe import NS, to_ns
 from fks.strategies.base import Decisions, decide
 from fks.strategies.registry import load_catalogue
+from fks.trading.matching import Commission, CostModel, Slippage
 from tests.support.backtests import run, run_account
 from tests.support.given import Given
 

@@ -173,7 +173,7 @@ def test_wrong_unit_and_wrong_name_are_refused() -> None:
 
 def test_always_open_does_not_load_calendars() -> None:
     code = (
-        "import sys; from fks.market.bars import aggregate, validation, calendars; "
+        "import sys; from fks.market.bars import aggregate, validation; from fks.model import calendars; "
         "calendars.calendar_of('24/7').expected('1m', 0, 10**12);"
         "assert not {'pandas', 'exchange_calendars'} & set(sys.modules)"
     )

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fks.chaos.fold import journal_errors
 from fks.model.order import QUARANTINE_ROW, Order, State
-from fks.order_manager.ledger import payload_of, quantity_of
-from fks.orders import events as e
-from fks.orders.machine import Step, advance, begin
+from fks.trading.order_manager.ledger import payload_of, quantity_of
+from fks.trading.orders import events as e
+from fks.trading.orders.machine import Step, advance, begin
 from tests.support.order_values import a_fill, a_report, an_order
 
 D = Decimal

@@ -9,7 +9,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import USAGE, run
-from fks.venues.ccxt.dialects import NAMES
+from fks.trading.venues.ccxt.dialects import NAMES
 from tests.support.venue_plugin import PACKAGE, VERSION, installed
 
 

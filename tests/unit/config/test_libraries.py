@@ -12,7 +12,7 @@ from fks.market.exchanges.bybit.exchange import CcxtBybit
 from fks.market.exchanges.coinbase.exchange import CcxtCoinbase
 from fks.market.exchanges.kraken.exchange import CcxtKraken
 from fks.market.exchanges.okx.exchange import CcxtOkx
-from fks.venues.ccxt.library import binance, ccxt
+from fks.trading.venues.ccxt.library import binance, ccxt
 from fks.market.exchanges.binance.exchange import CcxtBinance as again
 try:
     refused = bool(ccxt.bitget())
@@ -36,11 +36,11 @@ def test_ccxt_is_loaded_for_the_exchanges_in_use_alone() -> None:
 LEFT_OUT_FIRST = """
 import json
 from fks.clock import RealClock
-from fks.venues.binance.config import SessionConfig
-from fks.venues.ccxt.dialect_session import DialectSession
-from fks.venues.ccxt.dialects import dialect
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.ccxt.dialect_session import DialectSession
+from fks.trading.venues.ccxt.dialects import dialect
 DialectSession(dialect("kraken"), SessionConfig("k", "cw=="), RealClock())
-from fks.venues.ccxt.library import binance
+from fks.trading.venues.ccxt.library import binance
 from fks.market.exchanges.kraken.exchange import CcxtKraken
 print(json.dumps([binance().id, CcxtKraken().id]))
 """

@@ -16,7 +16,7 @@ from fks.config.load import LoadedSettings, config_hash, env_name, load, section
 from fks.config.urls import database_faults, is_on_this_host, redis_faults
 from fks.model.errors import ConfigError
 from fks.model.ports import VenueCapabilities
-from fks.order_manager.cache import OrderCache, VenueStatus
+from fks.trading.order_manager.cache import OrderCache, VenueStatus
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fks.config.settings import Mt5, Settings, Sim
 from fks.config.unread import warnings_of
 from fks.model.errors import ConfigError
 from fks.model.ninja import MT5, NINJA
-from fks.venues.registry import Making, make_venue, make_venues
+from fks.trading.venues.registry import Making, make_venue, make_venues
 from tests.support.ports import CollectingLog
 
 

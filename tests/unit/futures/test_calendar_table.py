@@ -12,8 +12,8 @@ from fks.model.futures import SPECS, Contract, front_month, session_close_ns, tr
 from fks.model.futures.specs import MONTH_CODES
 from fks.model.futures.trading_days import CHICAGO, is_business_day, moment_ns
 from fks.model.timeframe import NS, to_ns
-from fks.prop_rules import hours_of
-from fks.prop_rules.rules import FlatBy
+from fks.trading.prop_rules import hours_of
+from fks.trading.prop_rules.rules import FlatBy
 
 TABLE = Path(__file__).resolve().parents[3] / "nt8" / "tests" / "calendar.txt"
 FIRST, LAST = date(2020, 1, 1), date(2032, 12, 31)

@@ -14,8 +14,8 @@ from fks.model.account import Position
 from fks.model.futures import Contract
 from fks.model.futures.roll import roll_notice
 from fks.model.timeframe import to_ns
-from fks.order_manager.context import OrderManagerContext
-from fks.order_manager.service import RollWatch
+from fks.trading.order_manager.context import OrderManagerContext
+from fks.trading.order_manager.service import RollWatch
 
 D = Decimal
 ES = Contract("ES", 2026, 12)  # rolls on Monday 2026-12-14, last trading day Friday 2026-12-18

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import GuardianContext
-from fks.guardian.flatten import VenueFlatten
-from fks.guardian.journal import ABSENT, UNKNOWN, Asked, KillJournal
-from fks.guardian.orders_at_venue import OrdersAtVenue
-from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
-from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.order import OrderType, Role, Side
-from fks.orders.absence import AbsenceRule
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.flatten import VenueFlatten
+from fks.trading.guardian.journal import ABSENT, UNKNOWN, Asked, KillJournal
+from fks.trading.guardian.orders_at_venue import OrdersAtVenue
+from fks.trading.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
+from fks.trading.guardian.timing import Timing
+from fks.trading.orders.absence import AbsenceRule
 from tests.support.order_values import a_fill, an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fks.config.settings import Mt5, Ninja, NinjaAccount, NinjaGroup, Settings
-from fks.guardian.bridges import BridgeFiles, bridge_addresses
-from fks.prop_rules.groups import shipped_text
+from fks.trading.guardian.bridges import BridgeFiles, bridge_addresses
+from fks.trading.prop_rules.groups import shipped_text
 from tests.support.ports import CollectingLog
 
 SECRET = "correct-horse-battery-staple-0001"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fks.guardian.self_checks import guardian_problems
+from fks.trading.guardian.self_checks import guardian_problems
 
 WELL = {"venues": {"binance": {"open": True}}, "journal": "ok", "looks_on": "", "database": "up"}
 

@@ -6,12 +6,12 @@ import uuid
 from decimal import Decimal
 from itertools import permutations
 
-from fks.guardian.positions import DAY_NS, LOOKBACK_S, DatabaseSnapshot, Holder, Known, VenueRules
 from fks.model import ids
 from fks.model.kill import KillMode
 from fks.model.order import Fill, Side
 from fks.model.timeframe import NS
-from fks.risk.policy import is_ended
+from fks.trading.guardian.positions import DAY_NS, LOOKBACK_S, DatabaseSnapshot, Holder, Known, VenueRules
+from fks.trading.risk.policy import is_ended
 
 D = Decimal
 NOW = 1_790_000_000_000_000_000

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.guardian.journal import ABSENT, ENDED, Asked, KillJournal, KillRecord, kill_mode, last_kill, read_kill
-from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
 from fks.model import ids
 from fks.model.ids import flatten_id
 from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
-from fks.orders.messages import KillMode
+from fks.trading.guardian.journal import ABSENT, ENDED, Asked, KillJournal, KillRecord, kill_mode, last_kill, read_kill
+from fks.trading.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
+from fks.trading.orders.messages import KillMode
 
 NOW = 1_790_000_000_000_000_000
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import GuardianContext
-from fks.guardian.journal import Asked, KillJournal
-from fks.guardian.ninja_kill import NinjaKill
-from fks.guardian.ninja_session import GroupBridge, RuleWatch
-from fks.guardian.timing import Timing
 from fks.model.errors import OutageError
 from fks.ninja import messages as m
-from fks.prop_rules import RuleGroup, shipped_group
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.journal import Asked, KillJournal
+from fks.trading.guardian.ninja_kill import NinjaKill
+from fks.trading.guardian.ninja_session import GroupBridge, RuleWatch
+from fks.trading.guardian.timing import Timing
+from fks.trading.prop_rules import RuleGroup, shipped_group
 from tests.support.ports import CollectingLog, RecordingMeter
 
 D = Decimal

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import GuardianContext
-from fks.guardian.flatten import VenueFlatten
-from fks.guardian.journal import ENDED, REFUSED, Asked, KillJournal, kill_mode
-from fks.guardian.orders_at_venue import OrdersAtVenue
-from fks.guardian.positions import DatabaseSnapshot, Holder, Known, PositionsFile, VenueRules
-from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.account import Balance, Environment, VenueIdentity
 from fks.model.errors import OutageError
 from fks.model.instrument import Lot
 from fks.model.order import Lookup, OrderType, Presence, Role, Side
 from fks.model.timeframe import NS
-from fks.orders.messages import KillMode
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.flatten import VenueFlatten
+from fks.trading.guardian.journal import ENDED, REFUSED, Asked, KillJournal, kill_mode
+from fks.trading.guardian.orders_at_venue import OrdersAtVenue
+from fks.trading.guardian.positions import DatabaseSnapshot, Holder, Known, PositionsFile, VenueRules
+from fks.trading.guardian.timing import Timing
+from fks.trading.orders.messages import KillMode
 from tests.support.order_values import a_fill, an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import SIM, ScriptedVenue

@@ -11,17 +11,17 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.config.settings import Settings
-from fks.guardian.context import GuardianContext
-from fks.guardian.journal import Asked, KillJournal
-from fks.guardian.kill_work import KillWork
-from fks.guardian.lease import GuardianLease, is_machine_alone, is_placed_here
-from fks.guardian.orders_at_venue import OrdersAtVenue
-from fks.guardian.rows import KillTables
-from fks.guardian.switch import Progress
-from fks.guardian.timing import Timing
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Outcome, Report, State
-from fks.orders.absence import AbsenceRule
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.journal import Asked, KillJournal
+from fks.trading.guardian.kill_work import KillWork
+from fks.trading.guardian.lease import GuardianLease, is_machine_alone, is_placed_here
+from fks.trading.guardian.orders_at_venue import OrdersAtVenue
+from fks.trading.guardian.rows import KillTables
+from fks.trading.guardian.switch import Progress
+from fks.trading.guardian.timing import Timing
+from fks.trading.orders.absence import AbsenceRule
 from tests.support.order_values import an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fks.guardian.missing_stops import ReadVenue, missing_stops
-from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
 from fks.model.order import PENDING, Order, Report, Role, Side, State
 from fks.model.parent import ParentPlan, ProfitTarget
 from fks.model.timeframe import NS
-from fks.orders.build import legs_of, target_legs
-from fks.orders.protection import Cover, LegAction, can_rest, desired, diff, next_attempt
+from fks.trading.guardian.missing_stops import ReadVenue, missing_stops
+from fks.trading.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
+from fks.trading.orders.build import legs_of, target_legs
+from fks.trading.orders.protection import Cover, LegAction, can_rest, desired, diff, next_attempt
 from tests.support.order_values import a_fill, a_report, an_order
 
 D = Decimal

@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from decimal import Decimal
 
-from fks.guardian.positions import DAY_NS, DatabaseSnapshot, Holder, Known
 from fks.model import ids
 from fks.model.order import Fill, Side
 from fks.model.timeframe import NS
+from fks.trading.guardian.positions import DAY_NS, DatabaseSnapshot, Holder, Known
 from tests.support.order_values import a_fill
 
 D = Decimal

@@ -8,12 +8,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders
 from fks.model.order import Order, Role, Side, State, evolve
 from fks.model.timeframe import NS
-from fks.orders import events as e
-from fks.orders.side_lines import happened_line, placed_line
-from fks.risk.policy import Action
+from fks.trading.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders
+from fks.trading.orders import events as e
+from fks.trading.orders.side_lines import happened_line, placed_line
+from fks.trading.risk.policy import Action
 from tests.support.order_values import a_fill, a_report, an_order
 from tests.support.ports import CollectingLog
 

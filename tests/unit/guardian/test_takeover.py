@@ -11,20 +11,20 @@ import msgspec
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import GuardianContext
-from fks.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders, VenueRules
-from fks.guardian.takeover import Takeover
-from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.instrument import Lot
 from fks.model.kill import KillMode
 from fks.model.order import Answer, Lookup, Order, OrderType, Presence, Role, State
 from fks.model.timeframe import NS
-from fks.order_manager.side_journal import SideJournal
-from fks.orders.absence import AbsenceRule
-from fks.orders.machine import advance
-from fks.orders.side_lines import PlacedOrders, parse_line
 from fks.process.journal_file import JournalFile, read_lines
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders, VenueRules
+from fks.trading.guardian.takeover import Takeover
+from fks.trading.guardian.timing import Timing
+from fks.trading.order_manager.side_journal import SideJournal
+from fks.trading.orders.absence import AbsenceRule
+from fks.trading.orders.machine import advance
+from fks.trading.orders.side_lines import PlacedOrders, parse_line
 from tests.support.order_values import a_fill, an_order
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.scripted_venue import ScriptedVenue

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import GuardianContext
-from fks.guardian.journal import ENDED, Asked, KillJournal
-from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
-from fks.guardian.timing import Timing
-from fks.guardian.venue_kill import VenueKill
 from fks.model.account import Environment, VenueIdentity
 from fks.model.order import Answer, Order, OrderType, Role, Side, State
+from fks.trading.guardian.context import GuardianContext
+from fks.trading.guardian.journal import ENDED, Asked, KillJournal
+from fks.trading.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
+from fks.trading.guardian.timing import Timing
+from fks.trading.guardian.venue_kill import VenueKill
 from tests.support.order_values import an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import SIM, ScriptedVenue, refused

@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from fks.config.settings import Costs
-from fks.matching import Commission, CostModel
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.order import Side
+from fks.trading.matching import Commission, CostModel
 
 D = Decimal
 SHARE = Instrument("x", "ABC", "ABC", "USD", D("0.01"), D(1), D(1), D(10**6), D(1))

@@ -14,12 +14,12 @@ from fks.backtest.counterfactual import Ending, UnmadeEntry, value
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import findings_of
 from fks.clock import FakeClock
-from fks.matching import CostModel, Slippage
 from fks.model.bar import Bar, Bars
 from fks.model.instrument import Instrument
 from fks.model.order import ExecutedOrder, OrderType, Role, Side, State
 from fks.model.timeframe import NS
-from fks.venues.paper import PaperVenue
+from fks.trading.matching import CostModel, Slippage
+from fks.trading.venues.paper import PaperVenue
 from tests.support.backtests import run
 from tests.support.given import Given
 from tests.support.strategies import START_NS

@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.matching import (
+from fks.model.bar import Bar
+from fks.model.errors import BugError, InputError
+from fks.model.instrument import Instrument
+from fks.model.order import OrderType, Side
+from fks.trading.matching import (
     BarRange,
     CostModel,
     Leg,
@@ -25,10 +29,6 @@ from fks.matching import (
     range_of,
     rests_as_limit,
 )
-from fks.model.bar import Bar
-from fks.model.errors import BugError, InputError
-from fks.model.instrument import Instrument
-from fks.model.order import OrderType, Side
 
 BTC = Instrument(
     "binance",

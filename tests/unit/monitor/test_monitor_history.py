@@ -17,8 +17,8 @@ def _row(event: str, reason: str = "", end: ProcessExit | None = None) -> dict[s
 TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: no price\n'
 DUMP = """Current thread 0x1 (most recent call first):
   File "/usr/lib/python3.11/ssl.py", line 770 in create_default_context
-  File "/home/me/fks/venues/session.py", line 214 in on_wire
-  File "/home/me/fks/venues/other.py", line 1 in outer
+  File "/home/me/fks/trading/venues/session.py", line 214 in on_wire
+  File "/home/me/fks/trading/venues/other.py", line 1 in outer
 """
 
 
@@ -55,7 +55,7 @@ DUMP = """Current thread 0x1 (most recent call first):
         (
             _row("exited", end=ProcessExit(How.HUNG, "hung: no answer for 3.0 s", True, None, 9, traceback=DUMP)),
             "hung, killed",
-            "no answer for 3.0 s, in on_wire (fks/venues/session.py:214)",
+            "no answer for 3.0 s, in on_wire (fks/trading/venues/session.py:214)",
         ),
         (
             _row(
@@ -70,7 +70,7 @@ DUMP = """Current thread 0x1 (most recent call first):
                 ),
             ),
             "died",
-            "signal 11 (SIGSEGV), Fatal Python error: Segmentation fault, in on_wire (fks/venues/session.py:214)",
+            "signal 11 (SIGSEGV), Fatal Python error: Segmentation fault, in on_wire (fks/trading/venues/session.py:214)",
         ),
         (
             _row("exited", end=ProcessExit(How.CRASH, "died: signal SIGKILL", True, None, 9)),

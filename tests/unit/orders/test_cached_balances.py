@@ -11,9 +11,9 @@ import pytest
 from fks.config.settings import Settings
 from fks.model.account import Balance, Position
 from fks.model.order import Order, OrderType, Side, State
-from fks.order_manager.balance_reads import BalanceQuery
-from fks.order_manager.cache import OrderCache, VenueStatus
-from fks.portfolio.position import EXTERNAL
+from fks.trading.order_manager.balance_reads import BalanceQuery
+from fks.trading.order_manager.cache import OrderCache, VenueStatus
+from fks.trading.portfolio.position import EXTERNAL
 from tests.support.order_values import a_fill, an_instrument, an_order
 from tests.support.scripted_venue import ScriptedVenue
 

@@ -16,8 +16,8 @@ from fks.model.copies import CopyRule, copied_instance, expected, is_ninja, pars
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.order import Side
 from fks.model.signal import Kind
-from fks.order_manager.copying import copy_of
 from fks.store.signals import SignalRecord
+from fks.trading.order_manager.copying import copy_of
 from tests.support.order_rig import signal_of
 
 D = Decimal

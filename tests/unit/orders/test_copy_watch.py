@@ -8,7 +8,7 @@ from typing import Any
 
 from fks.model.account import Position
 from fks.model.copies import parse_rule
-from fks.order_manager.copying import DIVERGED_S, CopyWatch
+from fks.trading.order_manager.copying import DIVERGED_S, CopyWatch
 
 D = Decimal
 ES = "ES 12-26"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from fks.model.ids import client_order_id, intent_id
 from fks.model.order import OPEN, PENDING, Order, OrderType, Refusal, Request, Role, Side, State, TimeInForce
 from fks.model.signal import Kind, Signal
-from fks.orders import messages as m
-from fks.orders.build import leg_of, legs_of
-from fks.orders.core import OrderCore
+from fks.trading.orders import messages as m
+from fks.trading.orders.build import leg_of, legs_of
+from fks.trading.orders.core import OrderCore
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fks.model.errors import InputError
-from fks.orders.crash_points import nowhere
+from fks.trading.orders.crash_points import nowhere
 from tests.support.crash_points import LABELS, CrashPoints
 
 

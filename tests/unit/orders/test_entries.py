@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.order import Order, Role, Side, State
-from fks.orders import messages as m
-from fks.orders.core import OrderCore
-from fks.orders.protection import Entries, desired
+from fks.trading.orders import messages as m
+from fks.trading.orders.core import OrderCore
+from fks.trading.orders.protection import Entries, desired
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

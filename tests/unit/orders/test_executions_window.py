@@ -11,8 +11,8 @@ from fks.clock import FakeClock
 from fks.config.settings import Settings
 from fks.model.order import Fill
 from fks.model.timeframe import NS
-from fks.order_manager.venue_orders import VenueOrders
-from fks.orders.sent_ids import SentIds
+from fks.trading.order_manager.venue_orders import VenueOrders
+from fks.trading.orders.sent_ids import SentIds
 from tests.support.order_values import a_fill, an_order
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fks.model.order import Side
 from fks.model.signal import Kind
-from fks.orders.exits import Exit, ExitAct, ExitState, Situation, next_row
+from fks.trading.orders.exits import Exit, ExitAct, ExitState, Situation, next_row
 from tests.support.order_rig import signal_of
 
 #: five are held, nothing is in the way

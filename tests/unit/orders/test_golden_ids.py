@@ -17,7 +17,7 @@ from fks.model import ids
 from fks.model.codes import Code
 from fks.model.order import OrderType, Outcome, Presence, Request, Role, Side, State, TimeInForce
 from fks.model.signal import Kind, SignalState
-from fks.orders import events
+from fks.trading.orders import events
 
 SIGNAL = uuid.UUID("3d96ab80-0ed0-5a05-a33f-27f24a5466a6")
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from fks.model.ids import leg_id
 from fks.model.order import OPEN, BracketLeg, Order, OrderType, Role, Side, State
 from fks.model.signal import Kind, Signal
-from fks.orders import messages as m
-from fks.orders.build import reported_leg
-from fks.orders.core import OrderCore
+from fks.trading.orders import messages as m
+from fks.trading.orders.build import reported_leg
+from fks.trading.orders.core import OrderCore
 from tests.support.order_values import a_report, an_instrument, an_order
 
 D = Decimal

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fks.model.order import LIVE, OPEN, TERMINAL, Fill, Order, Report, Request, State
-from fks.orders import events as e
-from fks.orders.machine import Act, Step, advance, begin
+from fks.trading.orders import events as e
+from fks.trading.orders.machine import Act, Step, advance, begin
 from tests.support.order_values import a_fill, a_report, an_order
 
 D = Decimal

@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from fks.model.order import LIVE, OPEN, TERMINAL, Request, State, evolve
-from fks.orders import events as e
-from fks.orders.machine import QUARANTINE, TRANSITIONS, Act, Step, advance, begin
+from fks.trading.orders import events as e
+from fks.trading.orders.machine import QUARANTINE, TRANSITIONS, Act, Step, advance, begin
 from scripts.orders_page import PAGE, rewritten
 from tests.support.order_values import a_fill, a_report, an_order
 

@@ -11,7 +11,7 @@ from fks.config.settings import Settings
 from fks.model.account import Account, Balance, Position
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.model.ports import VenueCapabilities
-from fks.order_manager.cache import OrderCache, VenueStatus
+from fks.trading.order_manager.cache import OrderCache, VenueStatus
 from tests.support.order_rig import signal_of
 from tests.support.order_values import an_instrument, an_order
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from fks.model.order import LIVE, OPEN, Order, OrderType, Refusal, Request, Role, Side, State
 from fks.model.parent import BreakEven, ParentPlan, ProfitTarget, plan_json, plan_of
-from fks.orders import messages as m
-from fks.orders.build import group_of, legs_of, target_legs
-from fks.orders.core import OrderCore
-from fks.orders.protection import Cover, LegAction, LegStep, Want, desired, diff, split, target_of
+from fks.trading.orders import messages as m
+from fks.trading.orders.build import group_of, legs_of, target_legs
+from fks.trading.orders.core import OrderCore
+from fks.trading.orders.protection import Cover, LegAction, LegStep, Want, desired, diff, split, target_of
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

@@ -8,10 +8,10 @@ from decimal import Decimal
 
 from fks.model import ids
 from fks.model.order import Fill, Side, State
-from fks.order_manager.person_fills import PERSON, PersonFills, reversal
-from fks.orders import events as e
-from fks.orders.machine import advance
 from fks.store.orders import ExecutionRow
+from fks.trading.order_manager.person_fills import PERSON, PersonFills, reversal
+from fks.trading.orders import events as e
+from fks.trading.orders.machine import advance
 from tests.support.order_values import an_order
 
 D = Decimal

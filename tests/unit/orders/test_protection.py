@@ -24,9 +24,9 @@ from fks.model.order import (
     TimeInForce,
     evolve,
 )
-from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
-from fks.orders.build import legs_of
-from fks.orders.protection import Cover, Entries, LegAction, LegStep, Want, desired, diff, made_of, next_attempt
+from fks.trading.orders.absence import AbsenceProof, AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
+from fks.trading.orders.build import legs_of
+from fks.trading.orders.protection import Cover, Entries, LegAction, LegStep, Want, desired, diff, made_of, next_attempt
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

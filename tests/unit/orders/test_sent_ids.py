@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from fks.orders.sent_ids import REPEAT_S, SentIds
+from fks.trading.orders.sent_ids import REPEAT_S, SentIds
 from tests.support.order_values import an_order
 
 NS = 1_000_000_000

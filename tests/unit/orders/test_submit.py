@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fks.model.order import Answer, Order, Outcome, Refusal, State
-from fks.orders import events as e
-from fks.orders.submit import Journaled, Refuse, Submission, Submitted, Submitter
+from fks.trading.orders import events as e
+from fks.trading.orders.submit import Journaled, Refuse, Submission, Submitted, Submitter
 from tests.support.order_values import a_report, an_order
 
 STOP, TARGET = an_order(client_order_id="a" * 32), an_order(client_order_id="b" * 32)

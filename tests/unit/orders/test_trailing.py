@@ -7,13 +7,13 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.matching import behind
 from fks.model.instrument import distance_of
 from fks.model.order import Order, Side, State
 from fks.model.parent import BreakEven, ParentPlan
-from fks.orders import events as e
-from fks.orders.machine import advance
-from fks.orders.trailing import is_below_step, left_behind, moved_stop, stop_of
+from fks.trading.matching import behind
+from fks.trading.orders import events as e
+from fks.trading.orders.machine import advance
+from fks.trading.orders.trailing import is_below_step, left_behind, moved_stop, stop_of
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fks.model.accounting.attribution import InstanceFill
 from fks.model.bar import ShareSplit
 from fks.model.errors import InputError
-from fks.portfolio.allocation import (
+from fks.trading.portfolio.allocation import (
     PENALIZED,
     AllocatedWeights,
     AllocationConstraints,

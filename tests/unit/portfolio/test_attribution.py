@@ -26,7 +26,7 @@ from fks.model.accounting.attribution import (
 )
 from fks.model.accounting.valuation import HeldPosition, PortfolioHolding, PricedPair, Rates, holding_of, value_holdings
 from fks.model.order import Side
-from fks.portfolio.position import apply_fill
+from fks.trading.portfolio.position import apply_fill
 from tests.support.order_values import a_fill, an_instrument
 
 D = Decimal

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fks.model.errors import InputError
-from fks.portfolio.benchmark import benchmark_levels, parse_benchmark, text_of
+from fks.trading.portfolio.benchmark import benchmark_levels, parse_benchmark, text_of
 
 DAY_NS = 86_400 * 10**9
 BTC, ETH = ("binance", "BTCUSDT"), ("kraken", "ETHUSD")

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from fks.portfolio.drift import Executed, differences, is_drift, moved_by, total
+from fks.trading.portfolio.drift import Executed, differences, is_drift, moved_by, total
 
 D = Decimal
 ASSETS = {"BTCUSDT": ("BTC", "USDT"), "ETHBTC": ("ETH", "BTC")}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.cash_flows import FundingRate
-from fks.portfolio.income import (
+from fks.trading.portfolio.income import (
     BookedPayment,
     HeldSymbol,
     PositionMove,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fks.portfolio.risk import (
+from fks.trading.portfolio.risk import (
     RETURNS_MIN,
     SCENARIOS,
     RiskPosition,

@@ -30,8 +30,8 @@ from fks.model.accounting.valuation import (
 )
 from fks.model.order import Side
 from fks.model.timeframe import to_ns
-from fks.portfolio.position import apply_fill
-from fks.portfolio.risk import AccountMargin, margin_of
+from fks.trading.portfolio.position import apply_fill
+from fks.trading.portfolio.risk import AccountMargin, margin_of
 from tests.support.order_values import a_fill, an_instrument
 
 D = Decimal

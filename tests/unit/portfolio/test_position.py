@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fks.model.account import Position
 from fks.model.instrument import assumed_instrument
 from fks.model.order import Fill, Side
-from fks.portfolio.position import EXTERNAL, allocate, apply_fill, fee_in_quote, share_of
+from fks.trading.portfolio.position import EXTERNAL, allocate, apply_fill, fee_in_quote, share_of
 from tests.support.order_values import a_fill, an_instrument
 
 D = Decimal

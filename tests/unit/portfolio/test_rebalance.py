@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fks.model.instrument import Instrument
 from fks.model.order import Side
-from fks.portfolio.rebalance import (
+from fks.trading.portfolio.rebalance import (
     AllocationHoldings,
     DriftReason,
     RebalanceCosts,
@@ -22,7 +22,7 @@ from fks.portfolio.rebalance import (
     TargetWeight,
     plan,
 )
-from fks.risk.exits import split_at_lot
+from fks.trading.risk.exits import split_at_lot
 
 D = Decimal
 FREE = RebalanceRules(band=D(0), trade_min=D(0), cash_min=D(0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS, bar_start
-from fks.portfolio.rebalance import (
+from fks.trading.portfolio.rebalance import (
     Trigger,
     TriggerCode,
     TriggerFacts,

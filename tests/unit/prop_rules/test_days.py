@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fks.model.timeframe import to_ns
-from fks.prop_rules import (
+from fks.trading.prop_rules import (
     AccountState,
     EntryRequest,
     Holding,

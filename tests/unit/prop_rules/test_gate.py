@@ -16,11 +16,11 @@ from fks.model.codes import Code
 from fks.model.ninja import LinkRecord, LinkReport
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.model.timeframe import NS, to_ns
-from fks.order_manager.prop_rules import GuardedAccount, PropGate, guarded_account, prop_gates
-from fks.prop_rules import RuleGroup, shipped_group
-from fks.prop_rules.groups import shipped_text
-from fks.prop_rules.snapshot import account_in, state_of
-from fks.risk.intent import Intent
+from fks.trading.order_manager.prop_rules import GuardedAccount, PropGate, guarded_account, prop_gates
+from fks.trading.prop_rules import RuleGroup, shipped_group
+from fks.trading.prop_rules.groups import shipped_text
+from fks.trading.prop_rules.snapshot import account_in, state_of
+from fks.trading.risk.intent import Intent
 from tests.support.order_values import an_order
 
 NOW = to_ns(datetime(2026, 11, 18, 15, 0, tzinfo=UTC))  # Wednesday, 09:00 Chicago

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fks.model.errors import ConfigError, InputError
 from fks.model.futures import trade_date
 from fks.model.timeframe import NS, to_ns
-from fks.prop_rules import (
+from fks.trading.prop_rules import (
     SHIPPED,
     AccountState,
     EntryRequest,
@@ -33,7 +33,7 @@ from fks.prop_rules import (
     required_action,
     shipped_group,
 )
-from fks.prop_rules.groups import addon_document, shipped_text
+from fks.trading.prop_rules.groups import addon_document, shipped_text
 
 TODAY = date(2026, 11, 22)
 BEGIN = to_ns(datetime(2026, 11, 15, tzinfo=UTC))

@@ -21,11 +21,11 @@ from fks.model.kill import KillMode
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
 from fks.model.timeframe import NS
-from fks.risk.check import CHECKS, Approved, RiskDenied, check
-from fks.risk.intent import Intent, intent_of
-from fks.risk.limits import reduces
-from fks.risk.resting import RestingEntries
-from fks.risk.view import RiskView, VenueView
+from fks.trading.risk.check import CHECKS, Approved, RiskDenied, check
+from fks.trading.risk.intent import Intent, intent_of
+from fks.trading.risk.limits import reduces
+from fks.trading.risk.resting import RestingEntries
+from fks.trading.risk.view import RiskView, VenueView
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

@@ -17,10 +17,10 @@ from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
 from fks.model.order import Order
 from fks.model.timeframe import NS, to_ns
-from fks.order_manager.account_values import AccountValues
-from fks.order_manager.correlations import Correlations
-from fks.risk.intent import intent_of
 from fks.store.facts import Mark
+from fks.trading.order_manager.account_values import AccountValues
+from fks.trading.order_manager.correlations import Correlations
+from fks.trading.risk.intent import intent_of
 from tests.support.order_values import an_instrument, an_order
 from tests.support.strategies import START_NS
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from fks.model.account import Balance
 from fks.model.instrument import Lot
 from fks.model.order import Order, OrderType, Role, Side, State
-from fks.portfolio.position import EXTERNAL
-from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
-from fks.risk.view import without_replaced
+from fks.trading.portfolio.position import EXTERNAL
+from fks.trading.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
+from fks.trading.risk.view import without_replaced
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

@@ -12,10 +12,10 @@ from fks.model.account import Account, Balance
 from fks.model.codes import Code
 from fks.model.kill import KillMode
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
-from fks.risk.check import CHECKS, Approved, RiskDenied, check
-from fks.risk.explain import CheckOutcome, CheckResult, as_payload, explain, figures, rules
-from fks.risk.intent import Intent
-from fks.risk.view import RiskView
+from fks.trading.risk.check import CHECKS, Approved, RiskDenied, check
+from fks.trading.risk.explain import CheckOutcome, CheckResult, as_payload, explain, figures, rules
+from fks.trading.risk.intent import Intent
+from fks.trading.risk.view import RiskView
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.kill import EngagedKill, KillMode, Kills, KillScope, ScopeKind, resume_command, strongest
-from fks.risk.policy import Action, Allow, Circumstances, allowed
+from fks.trading.risk.policy import Action, Allow, Circumstances, allowed
 
 VENUES, ACCOUNTS, STRATEGIES = ("ccxt", "ninja:demo"), (1, 2), ("sma", "rsi")
 INSTANCES = {"": "", "sma-btc": "sma", "sma-eth": "sma", "rsi-btc": "rsi"}

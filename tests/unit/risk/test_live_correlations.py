@@ -10,8 +10,8 @@ import pytest
 from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.order_manager.correlations import Correlations
 from fks.store.bars import BarStore
+from fks.trading.order_manager.correlations import Correlations
 from tests.support.strategies import START_NS, bars_of
 
 HOUR = 3600 * NS

@@ -9,7 +9,7 @@ import pytest
 from fks.model.codes import Code
 from fks.model.kill import KillMode, strongest
 from fks.model.order import Role
-from fks.risk.policy import (
+from fks.trading.risk.policy import (
     POLICY,
     Action,
     Allow,

@@ -13,11 +13,11 @@ from fks.model.account import Position
 from fks.model.errors import InputError
 from fks.model.order import Role, State
 from fks.model.signal import Kind
-from fks.risk.holdings import entries_of
-from fks.risk.intent import intend_entry, intend_exit
-from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity
-from fks.risk.volatility import volatilities, volatility_at
 from fks.strategies.check import synthetic
+from fks.trading.risk.holdings import entries_of
+from fks.trading.risk.intent import intend_entry, intend_exit
+from fks.trading.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity
+from fks.trading.risk.volatility import volatilities, volatility_at
 from tests.support.order_rig import signal_of
 from tests.support.order_values import an_instrument, an_order
 

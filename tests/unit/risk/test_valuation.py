@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fks.model.accounting.valuation import Rates, valued
 from fks.model.order import Side
 from fks.model.timeframe import to_ns
-from fks.risk.valuation import DayFlows, day_profit, day_start_ns, held_over
+from fks.trading.risk.valuation import DayFlows, day_profit, day_start_ns, held_over
 from tests.support.order_values import a_fill, an_instrument
 
 D = Decimal

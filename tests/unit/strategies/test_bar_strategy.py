@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from fks.backtest import Backtest, Setup
 from fks.backtest.limits import UNLIMITED
 from fks.indicators.exact import rolling_sum, to_ticks
-from fks.matching import CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
 from fks.model.order import Role
@@ -27,6 +26,7 @@ from fks.strategies.registry import load_catalogue
 from fks.strategies.rsi_dip import RsiDip
 from fks.strategies.scale_out import ScaleOut
 from fks.strategies.sma_cross import SmaCross
+from fks.trading.matching import CostModel
 from tests.support.backtests import run
 from tests.support.strategies import bars_of
 

@@ -21,7 +21,7 @@ from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate, gr
 from fks.strategies.buy_and_hold import BuyAndHold
 from fks.strategies.check import check_strategy, synthetic, with_inputs
 from fks.strategies.pairs import Pairs, spread_of
-from fks.strategy_worker.columns import Columns
+from fks.trading.strategy_worker.columns import Columns
 from tests.support.backtests import run, run_account
 from tests.support.strategies import bars_of
 

@@ -16,10 +16,10 @@ from fks.model.bar import Bars
 from fks.model.parent import BreakEven, ParentPlan, ProfitTarget
 from fks.model.signal import EntryGroup, Kind
 from fks.model.timeframe import NS, bar_end
-from fks.orders.freshness import max_age_of
 from fks.store.strategies import Instance
 from fks.strategies.base import Decisions
-from fks.strategy_worker.signals import ages_s, max_age_s, protection_moves, signals_for
+from fks.trading.orders.freshness import max_age_of
+from fks.trading.strategy_worker.signals import ages_s, max_age_s, protection_moves, signals_for
 from tests.support.strategies import START_NS, bars_of
 
 NOW_NS = START_NS + 10**6 * NS

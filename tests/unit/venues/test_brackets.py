@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fks.model.order import Order, OrderType, Report, Role, Side, State, TimeInForce
-from fks.venues.ccxt.brackets import MISSING_NS, TRIGGERED, ids_in, leg_of, parts_of, wire_id
-from fks.venues.ccxt.dialect import Basis
-from fks.venues.ccxt.dialects import coinbase, dialect, okx
+from fks.trading.venues.ccxt.brackets import MISSING_NS, TRIGGERED, ids_in, leg_of, parts_of, wire_id
+from fks.trading.venues.ccxt.dialect import Basis
+from fks.trading.venues.ccxt.dialects import coinbase, dialect, okx
 from tests.support.venue_orders import order
 from tests.support.venue_tapes import order_of, tape
 

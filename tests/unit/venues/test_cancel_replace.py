@@ -11,9 +11,9 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.model.order import OrderType, Outcome, Refusal, Side
-from fks.venues.binance.classify import CallCourse
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.venue import SpotVenue
+from fks.trading.venues.binance.classify import CallCourse
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.venue import SpotVenue
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order
 

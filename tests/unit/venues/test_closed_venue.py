@@ -9,7 +9,7 @@ import pytest
 from fks.model.errors import ConfigError, OutageError
 from fks.model.order import Outcome, Refusal
 from fks.model.ports import KeyedVenue, KeyRights
-from fks.venues.closed import ClosedVenue
+from fks.trading.venues.closed import ClosedVenue
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.venue_orders import order
 

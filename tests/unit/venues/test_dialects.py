@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from fks.model.errors import PeerError
 from fks.model.order import Order, OrderType, Outcome, Refusal, Side, State, TimeInForce
 from fks.model.ports import KeyRights
-from fks.venues.binance.classify import CallCourse
-from fks.venues.ccxt.dialect import CcxtCall, Dialect, PairNames, VenueFault, classify_answer
-from fks.venues.ccxt.dialects import NAMES, coinbase, dialect, kraken
-from fks.venues.registry import ends_order
+from fks.trading.venues.binance.classify import CallCourse
+from fks.trading.venues.ccxt.dialect import CcxtCall, Dialect, PairNames, VenueFault, classify_answer
+from fks.trading.venues.ccxt.dialects import NAMES, coinbase, dialect, kraken
+from fks.trading.venues.registry import ends_order
 from tests.support.venue_orders import order
 from tests.support.venue_tapes import EXCHANGES, amount, order_of, tape, wire_of
 

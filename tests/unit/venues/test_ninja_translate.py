@@ -16,8 +16,8 @@ from fks.model.futures import Contract
 from fks.model.ids import leg_id
 from fks.model.ninja import NinjaEvent
 from fks.model.order import Answer, Order, OrderType, Outcome, Refusal, Role, Side, State, TimeInForce
-from fks.venues.ninja import translate as t
-from fks.venues.ninja.venue import CAPABILITIES
+from fks.trading.venues.ninja import translate as t
+from fks.trading.venues.ninja.venue import CAPABILITIES
 from tests.support.order_values import an_order
 
 D = Decimal

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fks.model.errors import PeerError
 from fks.model.order import OrderType, Outcome, Refusal, Side, State, TimeInForce
-from fks.venues.ccxt.dialect import Dialect, classify_answer
-from fks.venues.registry import listed_venues
+from fks.trading.venues.ccxt.dialect import Dialect, classify_answer
+from fks.trading.venues.registry import listed_venues
 from tests.support.venue_orders import order
 from tests.support.venue_plugin import installed
 from tests.support.venue_tapes import wire_of

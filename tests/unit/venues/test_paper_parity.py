@@ -14,7 +14,6 @@ from pydantic import ConfigDict
 
 from fks.backtest import Setup
 from fks.backtest.limits import UNLIMITED
-from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
 from fks.model.instrument import Instrument
@@ -22,6 +21,7 @@ from fks.model.margin import Margin
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy, evaluate
+from fks.trading.matching import CostModel, Slippage
 from tests.support.backtests import run
 from tests.support.paper_bars import on_paper
 from tests.support.strategies import START_NS

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.clock import FakeClock
-from fks.matching import CostModel, Slippage
 from fks.model.bar import Bar
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
@@ -31,7 +30,8 @@ from fks.model.order import (
     TimeInForce,
 )
 from fks.model.ports import SessionBack
-from fks.venues.paper import PaperVenue
+from fks.trading.matching import CostModel, Slippage
+from fks.trading.venues.paper import PaperVenue
 from tests.support.venue_orders import order
 
 D = Decimal

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from fks.clock import FakeClock
-from fks.matching import CostModel
 from fks.model.instrument import Instrument
 from fks.model.order import Answer, Order, OrderType, Outcome, Refusal, Side
-from fks.venues.binance.classify import DEFINITIVE, REJECT_REASONS, CallCourse, classify
-from fks.venues.binance.dialect import report_of, report_of_event
-from fks.venues.paper import PaperVenue
+from fks.trading.matching import CostModel
+from fks.trading.venues.binance.classify import DEFINITIVE, REJECT_REASONS, CallCourse, classify
+from fks.trading.venues.binance.dialect import report_of, report_of_event
+from fks.trading.venues.paper import PaperVenue
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.venue_orders import order
 

@@ -15,7 +15,7 @@ from fks.config.load import load
 from fks.config.settings import Mt5, Ninja, Settings, Sim, Venues, VenueSettings
 from fks.entry.routing import exchange_of
 from fks.model.errors import ConfigError
-from fks.venues.registry import Making, keyed_names, keyed_venue, limits_of, make_venue
+from fks.trading.venues.registry import Making, keyed_names, keyed_venue, limits_of, make_venue
 from tests.support.ports import CollectingLog
 
 LOCAL = "http://127.0.0.1:9"

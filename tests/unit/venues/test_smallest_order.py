@@ -9,7 +9,7 @@ import pytest
 
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
-from fks.venues.certify import smallest_order
+from fks.trading.venues.certify import smallest_order
 
 D = Decimal
 MARKET = Instrument(

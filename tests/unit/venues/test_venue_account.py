@@ -9,7 +9,7 @@ import pytest
 
 from fks.model.account import Environment, Transfer, TransferKind, VenueIdentity
 from fks.model.errors import PeerError
-from fks.venues.binance.account import deposits_of, identity_of, withdrawals_of
+from fks.trading.venues.binance.account import deposits_of, identity_of, withdrawals_of
 
 D = Decimal
 MOMENT = 1_763_726_400_000_000_000  # 2025-11-21 12:00:00

@@ -18,16 +18,16 @@ from fks.model.decimals import plain
 from fks.model.errors import ConfigError, OutageError, PeerError
 from fks.model.order import Outcome, State
 from fks.model.ports import SessionBack, SessionLost
-from fks.venues.base import EventQueue
-from fks.venues.binance import calls
-from fks.venues.binance.classify import CallCourse, classify, describe
-from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.dialect import report_of, report_of_event
-from fks.venues.binance.socket_api import SocketApi, VenueError
-from fks.venues.ccxt.dialect_venue import DialectVenue
-from fks.venues.ccxt.dialects import dialect
-from fks.venues.paper import PaperVenue
-from fks.venues.registry import MAKERS, Making, make_venue, make_venues
+from fks.trading.venues.base import EventQueue
+from fks.trading.venues.binance import calls
+from fks.trading.venues.binance.classify import CallCourse, classify, describe
+from fks.trading.venues.binance.config import SessionConfig
+from fks.trading.venues.binance.dialect import report_of, report_of_event
+from fks.trading.venues.binance.socket_api import SocketApi, VenueError
+from fks.trading.venues.ccxt.dialect_venue import DialectVenue
+from fks.trading.venues.ccxt.dialects import dialect
+from fks.trading.venues.paper import PaperVenue
+from fks.trading.venues.registry import MAKERS, Making, make_venue, make_venues
 from tests.support.ports import CollectingLog
 from tests.support.venue_tapes import wire_of
 

@@ -11,9 +11,9 @@ from fks.clock import RealClock
 from fks.config.settings import Settings, Venues, VenueSettings
 from fks.model.errors import ConfigError
 from fks.model.order import OrderType, TimeInForce
-from fks.venues import plugins
-from fks.venues.plugins import forget, plugin_of, plugin_row
-from fks.venues.registry import (
+from fks.trading.venues import plugins
+from fks.trading.venues.plugins import forget, plugin_of, plugin_row
+from fks.trading.venues.registry import (
     Making,
     capabilities_of,
     ends_order,
@@ -80,7 +80,7 @@ def test_code_of_a_plugin_that_is_not_listed_is_not_run(tmp_path: Path) -> None:
         ),
         (
             "from types import SimpleNamespace\nfrom fks.model.ports import VenueCapabilities\n"
-            "from fks.venues.listing import VenueListing\n"
+            "from fks.trading.venues.listing import VenueListing\n"
             "VENUE = VenueListing('ccxt', 'template', 'ccxt', True, VenueCapabilities(frozenset(), frozenset()),\n"
             "    dialect=SimpleNamespace(name='template'))",
             f"{NAME} = {PACKAGE}:VENUE",
@@ -114,8 +114,8 @@ def test_a_plugin_whose_client_cannot_be_made_closes_its_venue_alone(tmp_path: P
     code = tmp_path / "code"
     code.mkdir()
     source = (
-        "from dataclasses import replace\nfrom fks.venues.ccxt.dialects import dialect\n"
-        f"from fks.venues.listing import dialect_row\nVENUE = dialect_row(replace(dialect('kraken'), name='{NAME}', "
+        "from dataclasses import replace\nfrom fks.trading.venues.ccxt.dialects import dialect\n"
+        f"from fks.trading.venues.listing import dialect_row\nVENUE = dialect_row(replace(dialect('kraken'), name='{NAME}', "
         f"client={client}))"
     )
     (code / f"{PACKAGE}.py").write_text(source)

@@ -31,7 +31,7 @@ $(DEV): $(PINNED) # one run for both
 COMPILED := $(VENV)/.tests-compiled
 compiled: dev
 	@$(BIN)/python -m compileall -q fks actors serve_app.py
-	@$(BIN)/python -c "from fks.jobs.runner import warm; warm()" & \
+	@$(BIN)/python -c "from fks.research.jobs.runner import warm; warm()" & \
 	if [ ! -e $(COMPILED) ] || [ -n "$$(find tests -name '*.py' -newer $(COMPILED) -print -quit)" ]; then \
 	  for part in tests/unit "tests/contract tests/meta"; do $(BIN)/python -m pytest --collect-only $$part >/dev/null & done; wait; touch $(COMPILED); \
 	fi; wait

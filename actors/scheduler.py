@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger
 from fks.entry.reporting import PortfolioReports
-from fks.jobs.scheduler import EndJob, RunJob, Scheduler
+from fks.research.jobs.scheduler import EndJob, RunJob, Scheduler
 from fks.runtime import Component
 
 
 class SchedulerActor(Scheduler):
     """One `Scheduler`; `run_job` runs a claimed job in a process of its own, `end_job` ends that process."""
 
-    MODULES = ("fks.jobs.schedule", "fks.store.jobs")
+    MODULES = ("fks.research.jobs.schedule", "fks.store.jobs")
 
     def __init__(
         self, component: Component, args: tuple[str, ...], *, run_job: RunJob, end_job: EndJob | None = None

@@ -32,13 +32,13 @@ from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
 from fks.config.runtime import SUPERVISOR
 from fks.config.version import installed_s, is_installed
-from fks.jobs.scheduler import RunnerDied
 from fks.model.errors import OutageError
 from fks.node.probe import listens
 from fks.process import ray_names
 from fks.process.crash_files import exit_of
 from fks.process.handle import ProcessHandle, is_proven_gone
 from fks.process.heartbeat import HeartbeatReader, heartbeat_file
+from fks.research.jobs.scheduler import RunnerDied
 from fks.runtime import Component, IsolatedComponent
 from fks.supervision import ChildSpec
 from fks.supervision.exits import How, ProcessExit
@@ -460,7 +460,7 @@ class Job:
 
     def warm(self, keep_s: float) -> None:
         """Load what a job needs, and end after `keep_s` seconds without one."""
-        from fks.jobs.runner import warm
+        from fks.research.jobs.runner import warm
 
         _yield_to_others()
         self._end_after(keep_s)
@@ -472,7 +472,7 @@ class Job:
 
     def run(self, home: str, job_id: str) -> None:
         """Run the job; its row holds the result. The process ends soon after, with or without a caller that waits."""
-        from fks.jobs.runner import run_claimed
+        from fks.research.jobs.runner import run_claimed
 
         _yield_to_others()
         if self._ending is not None:

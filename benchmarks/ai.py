@@ -47,7 +47,7 @@ from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema
 from fks.ai.engines import Completion, LlamaCppEngine
 from fks.ai.forecast import LEVELS, features
 from fks.config.settings import DatabaseSettings
-from fks.jobs.forecast import Forecaster, load_model, run_forecast
+from fks.research.jobs.forecast import Forecaster, load_model, run_forecast
 from fks.store import migrate
 from fks.store.db import Database
 from fks.store.forecasts import ForecastStore

@@ -45,12 +45,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._peers import PROGRAMS, environment
 from benchmarks._results import near, same
 from benchmarks._results import run as run_benchmark
-from fks.backtest import Backtest, Setup, run
-from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
+from fks.research.backtest import Backtest, Setup, run
+from fks.research.backtest.limits import UNLIMITED
 from fks.strategies.base import Decisions, Strategy, decide
 from fks.strategies.sma_cross import SmaCross
 from fks.trading.matching import CostModel

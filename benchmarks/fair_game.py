@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._results import run, same
-from fks.backtest import Result
+from fks.research.backtest import Result
 from tests.support.fair_game import ENTRIES, EXITS, Edge, edges_of, games, results, trades_of
 
 T_MOST = 3.0

@@ -30,10 +30,10 @@ import numpy as np
 from benchmarks._results import run, same
 from fks.ai.forecast import ForecastModel, ForecastSpec, panel_of, train
 from fks.ai.forecast_evaluation import BASELINES, evaluation, leakage, tested
-from fks.jobs.forecast import folds_of
 from fks.market.bars.aggregate import aggregate_bars
 from fks.market.files.sample import sample_tape
-from fks.search.overfitting import deflated_sharpe, sharpe
+from fks.research.jobs.forecast import folds_of
+from fks.research.search.overfitting import deflated_sharpe, sharpe
 from tests.support.forecasts import autoregression, evaluated, first_folds
 
 CASES = (("15m", 1), ("15m", 4), ("1h", 1), ("1h", 4), ("1h", 24))

@@ -10,7 +10,7 @@ one. Exits 1 when they differ, or a share is over the limit.
    is its probabilistic Sharpe ratio, deflated is corrected for the N trials, held out is the naive test on days that did
    not choose it.
 2. Through the engine: `coins` strategies that buy and sell by a seeded coin on one random walk, searched as a grid with a
-   hold-out by `fks.search`. Counted are those that pass alone, and those that pass deflated.
+   hold-out by `fks.research.search`. Counted are those that pass alone, and those that pass deflated.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dataclasses import replace
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks._results import near, run, same
-from fks.backtest import run as backtest
-from fks.search import (
+from fks.research.backtest import run as backtest
+from fks.research.search import (
     Plan,
     Search,
     SearchTask,

@@ -27,10 +27,10 @@ import numpy as np
 from skfolio.optimization import MeanRisk
 
 from benchmarks._results import near, run, same
-from fks.backtest.metrics import equity_metrics_of
 from fks.model.accounting.valuation import PortfolioHolding, PricedPair, Rates, value_holdings
 from fks.model.bar import Floats, Ints
 from fks.model.timeframe import NS
+from fks.research.backtest.metrics import equity_metrics_of
 from fks.trading.portfolio.allocation import AllocationConstraints, AllocationMethod, AllocationOptions, allocate
 from fks.trading.portfolio.risk import RiskPosition, exposure_of, risk_of
 

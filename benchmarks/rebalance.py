@@ -32,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks._results import near, run, same
-from fks.backtest.rebalance import PortfolioSetup, run_portfolio
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
+from fks.research.backtest.rebalance import PortfolioSetup, run_portfolio
 from fks.store.db import Database
 from fks.trading.matching import CostModel
 from fks.trading.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerPolicy

@@ -69,8 +69,8 @@ def output_of(command: list[str], env: dict[str, str]) -> str:
 
 def compare(env: dict[str, str]) -> None:
     """Compare the output of the commands with the library's results in this process."""
-    from fks import backtest
-    from fks.backtest.frames import sample
+    from fks.research import backtest
+    from fks.research.backtest.frames import sample
     from fks.strategies.sma_cross import SmaCross
 
     bars = sample()

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._results import run, same
 from benchmarks.faults.rig import Rig
-from fks import backtest
-from fks.backtest.frames import sample
+from fks.research import backtest
+from fks.research.backtest.frames import sample
 from fks.strategies.sma_cross import SmaCross
 
 READY_S = 60.0

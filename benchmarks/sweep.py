@@ -46,11 +46,11 @@ from benchmarks.backtest import (
     tape,
     vectorbt_of,
 )
-from fks.backtest import run
 from fks.indicators import sma
-from fks.jobs.pool import Processes
 from fks.model.bar import Bars, Floats
-from fks.search import Plan, Search, SearchTask, Validation, evaluate, task_of
+from fks.research.backtest import run
+from fks.research.jobs.pool import Processes
+from fks.research.search import Plan, Search, SearchTask, Validation, evaluate, task_of
 from fks.strategies.base import BarStrategy, Context
 from fks.strategies.sma_cross import SmaCross
 

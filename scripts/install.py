@@ -141,7 +141,7 @@ def main() -> None:
     add_shims(python, root / "shims")
     subprocess.run([str(python), str(Path(__file__).with_name("web_assets.py"))])  # says itself what it left out
     print("compiling the engine of backtests (some seconds)")
-    loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.exact")
+    loops = ("fks.research.backtest.kernel", "fks.research.backtest.curve", "fks.indicators.exact")
     code = f"import importlib\nfor name in {loops!r}: importlib.import_module(name).load()"
     code += f"\nimportlib.import_module({loops[0]!r}).load_orders()"
     subprocess.run([str(python), "-c", code])  # what fails here is compiled at its first use

@@ -24,11 +24,12 @@ def sources() -> list[Path]:
 
 
 def package_of(path: Path) -> str:
-    """Return the package of `fks` or the top-level package of a file; migrations are a package of their own."""
+    """Return the package of `fks`, within its district, or the top-level package of a file; migrations are a package of
+    their own."""
     parts = path.relative_to(ROOT).parts
     if "migrations" in parts:
         return "fks/store/migrations"
-    return "/".join(parts[:2]) if parts[0] == "fks" and len(parts) > 2 else parts[0]
+    return "/".join(parts[: min(3, len(parts) - 1)]) if parts[0] == "fks" else parts[0]
 
 
 def code_lines(text: str, tree: ast.AST) -> int:

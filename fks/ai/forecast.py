@@ -505,7 +505,7 @@ def code_of(spec: ForecastSpec) -> tuple[str, str | None, dict[str, str]]:
         found = importlib.util.find_spec(point.module.partition(".")[0])
         places = () if found is None else found.submodule_search_locations or (found.origin or "",)
         files = [file for place in map(Path, places) for file in (place.rglob("*.py") if place.is_dir() else [place])]
-    files += [own, own.with_name("forecast_evaluation.py"), own.parents[1] / "search/splits.py"]
+    files += [own, own.with_name("forecast_evaluation.py"), own.parents[1] / "research/search/splits.py"]
     files += (own.parents[1] / "indicators").rglob("*.py")
     digest = hashlib.sha256()
     for name, data in sorted((file.name, file.read_bytes()) for file in files if file.is_file()):

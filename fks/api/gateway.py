@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     from fks.entry.settling import Settling
     from fks.entry.webhooks import Webhooks
     from fks.entry.why import Why
-    from fks.jobs.catalogue import CatalogueReader
-    from fks.jobs.parsing import DocumentParser
-    from fks.jobs.user_code import UserCode
     from fks.model.ports import Log
+    from fks.research.jobs.catalogue import CatalogueReader
+    from fks.research.jobs.parsing import DocumentParser
+    from fks.research.jobs.user_code import UserCode
     from fks.store.documents import DocumentStore
 
 #: How long a request waits for a database that is away before it is answered 503.
@@ -207,7 +207,7 @@ class Replica:
     def catalogue(self) -> CatalogueReader:
         """Return the reader of the catalogue of strategies."""
         if self._catalogue is None:
-            from fks.jobs.catalogue import CatalogueReader
+            from fks.research.jobs.catalogue import CatalogueReader
 
             self._catalogue = CatalogueReader(self.db, self.deps.paths.strategies)
         return self._catalogue
@@ -216,7 +216,7 @@ class Replica:
     def parser(self) -> DocumentParser:
         """Return the parser of documents, two at a time."""
         if self._parser is None:
-            from fks.jobs.parsing import DocumentParser
+            from fks.research.jobs.parsing import DocumentParser
 
             self._parser = DocumentParser()
         return self._parser
@@ -225,7 +225,7 @@ class Replica:
     def documents(self) -> DocumentStore:
         """Return the documents and the search over them, which keeps a model in memory."""
         if self._documents is None:
-            from fks.jobs.documents import with_provider
+            from fks.research.jobs.documents import with_provider
             from fks.store.documents import DocumentStore
 
             ai = self.deps.settings.ai
@@ -251,7 +251,7 @@ class Replica:
     def user_code(self) -> UserCode:
         """Return the way to operations that need the code of strategies."""
         if self._user_code is None:
-            from fks.jobs.user_code import UserCode
+            from fks.research.jobs.user_code import UserCode
 
             deps = self.deps
             self._user_code = UserCode(self.db, deps.database_url, deps.settings, deps.paths.strategies)

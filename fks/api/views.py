@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_
 
 from pydantic import BaseModel, ConfigDict
 
-from fks.backtest.metrics import BenchmarkMetrics, EquityMetrics
 from fks.model.account import Account, Balance, Payment, PortfolioLimit, Position
 from fks.model.accounting.attribution import PositionName, Unexplained
 from fks.model.accounting.lots import LotDisposal, OpenLot
 from fks.model.codes import Denial
 from fks.model.order import Fill
 from fks.model.parent import BreakEven
+from fks.research.backtest.metrics import BenchmarkMetrics, EquityMetrics
 from fks.store.audit import AuditEntry
 from fks.store.challengers import Challenger
 from fks.store.incidents import Incident

@@ -21,9 +21,9 @@ from fks.cli.jobs import JobCommands, queue_options
 from fks.model.errors import FksError, InputError, OutageError, invalid, not_found
 
 if TYPE_CHECKING:
-    from fks.backtest.page import ReportPage
-    from fks.backtest.result import Result
-    from fks.jobs.backtest import BarsRequest, LoadedBars
+    from fks.research.backtest.page import ReportPage
+    from fks.research.backtest.result import Result
+    from fks.research.jobs.backtest import BarsRequest, LoadedBars
     from fks.store.db import Database
     from fks.store.research_runs import ResearchRunStore
 
@@ -213,11 +213,11 @@ def run(
     **options: Any,
 ) -> None:
     """Run strategy NAME here, on stored data (where nothing is stored: on the shipped sample)."""
-    from fks.backtest import TapeRefused
-    from fks.backtest.frames import trades_path, write_trades
-    from fks.backtest.report import document_of
-    from fks.jobs.backtest import parse_spec, run_spec, with_costs
-    from fks.jobs.research_ledger import record_backtest
+    from fks.research.backtest import TapeRefused
+    from fks.research.backtest.frames import trades_path, write_trades
+    from fks.research.backtest.report import document_of
+    from fks.research.jobs.backtest import parse_spec, run_spec, with_costs
+    from fks.research.jobs.research_ledger import record_backtest
 
     with_report = wants_report(report, no_report=no_report, as_json=as_json)
     if trades is not None:
@@ -270,11 +270,11 @@ def account(
     **queue: Any,
 ) -> None:
     """Run the members that a TOML or JSON FILE names on one account (docs/backtest-account.md)."""
-    from fks.backtest import TapeRefused
-    from fks.backtest.account_report import account_document_of
-    from fks.backtest.page import account_page
-    from fks.jobs.account import parse_account, run_account_spec
-    from fks.jobs.backtest import with_costs
+    from fks.research.backtest import TapeRefused
+    from fks.research.backtest.account_report import account_document_of
+    from fks.research.backtest.page import account_page
+    from fks.research.jobs.account import parse_account, run_account_spec
+    from fks.research.jobs.backtest import with_costs
 
     with_report = wants_report(report, no_report=no_report, as_json=as_json)
     wanted = _spec_file(file, "docs/backtest-account.md")
@@ -328,11 +328,11 @@ def portfolio(
     **queue: Any,
 ) -> None:
     """Rebalance the portfolio that a TOML or JSON FILE describes (docs/backtest-portfolio.md)."""
-    from fks.backtest import TapeRefused
-    from fks.backtest.page import portfolio_page
-    from fks.backtest.rebalance import portfolio_document_of
-    from fks.jobs.backtest import with_costs
-    from fks.jobs.portfolio_backtest import parse_portfolio, run_portfolio_spec
+    from fks.research.backtest import TapeRefused
+    from fks.research.backtest.page import portfolio_page
+    from fks.research.backtest.rebalance import portfolio_document_of
+    from fks.research.jobs.backtest import with_costs
+    from fks.research.jobs.portfolio_backtest import parse_portfolio, run_portfolio_spec
 
     with_report = wants_report(report, no_report=no_report, as_json=as_json)
     wanted = _spec_file(file, "docs/backtest-portfolio.md")
@@ -423,8 +423,8 @@ def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[BarsRequest
 
     Errors of the returned function: InputError SYMBOL_UNKNOWN when no tape has the symbol; those of `load_bars`.
     """
-    from fks.jobs.bars import load_tape, read_tape
     from fks.model.instrument import folded
+    from fks.research.jobs.bars import load_tape, read_tape
 
     found = {folded(tape.symbol): (tape, name) for tape, name in map(read_tape, tapes)}
 
@@ -506,7 +506,7 @@ def show_account(document: dict[str, Any], *, seconds: float | None = None) -> N
 
 def write_report(ctx: click.Context, result: Result, document: dict[str, Any], report: str | None) -> Path | None:
     """Write the report of a backtest and return its path, as `keep_page`."""
-    from fks.backtest.page import report_page
+    from fks.research.backtest.page import report_page
 
     page = report_page(result, document=document)
     name = f"{result.strategy}-{result.bars.symbol}-{result.bars.timeframe}-{result.inputs_hash[:10]}.html"
@@ -544,8 +544,8 @@ def keep_page(
 def load_bars(ctx: click.Context, request: BarsRequest, tape: str | None) -> LoadedBars:
     """Return the bars: of a tape when one is named, else of the database, else of the shipped sample."""
     from fks.clock import RealClock
-    from fks.jobs.bars import load_stored, load_tape, load_trades, read_tape
     from fks.model.timeframe import volume_of
+    from fks.research.jobs.bars import load_stored, load_tape, load_trades, read_tape
 
     if tape is None:
         url = _database_url(ctx)
@@ -846,9 +846,9 @@ def _duration(seconds: float | None) -> str:
 @click.pass_context
 def compare(ctx: click.Context, runs: tuple[str, ...], report: str | None, no_report: bool, as_json: bool) -> None:
     """Compare results: files of 'fks backtest run --json', or ids of finished backtests."""
-    from fks.backtest.compare import compare as compared_of
-    from fks.backtest.compare import run_of
-    from fks.backtest.page import compare_page
+    from fks.research.backtest.compare import compare as compared_of
+    from fks.research.backtest.compare import run_of
+    from fks.research.backtest.page import compare_page
 
     with_report = wants_report(report, no_report=no_report, as_json=as_json)
     found = [run_of(document, name) for name, document in _documents(ctx, runs)]
@@ -1009,11 +1009,11 @@ def _report_of_job(ctx: click.Context, job: dict[str, Any], report: str) -> Path
 
     Errors: FksError when the data, the code or the limits are no longer those of the job.
     """
-    from fks.backtest.report import document_of
-    from fks.jobs.backtest import parse_spec, run_spec
+    from fks.research.backtest.report import document_of
+    from fks.research.jobs.backtest import parse_spec, run_spec
 
     if (form := _form_of(job["spec"])) != "backtest":
-        from fks.backtest.page import account_page, portfolio_page
+        from fks.research.backtest.page import account_page, portfolio_page
 
         page = account_page if form == "account_backtest" else portfolio_page
         return page(job["result"]).save(report).absolute()

@@ -63,7 +63,7 @@ def add(ctx: click.Context, instance: str, pairs: tuple[str, ...], search: Any) 
 
     Each challenger that is ever added counts as a trial in the tests of all of them.
     """
-    from fks.jobs.challenge import add_challenger, best_of
+    from fks.research.jobs.challenge import add_challenger, best_of
     from fks.store.challengers import shown
 
     if bool(pairs) == bool(search):
@@ -104,7 +104,7 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
     Each further test makes a good result by chance likelier, and counts as a trial.
     """
     from fks.clock import RealClock
-    from fks.jobs.challenge import run_challenge
+    from fks.research.jobs.challenge import run_challenge
     from fks.store.challengers import ChallengerStore
 
     catalogue, settings = catalogue_of(ctx), settings_of(ctx)
@@ -166,7 +166,7 @@ def swap(ctx: click.Context, id: str, despite_findings: bool, no_wait: bool, can
 
     While it waits, the instance sends exits alone. 'demote' or 'fks optimize rollback' leads back.
     """
-    from fks.jobs.challenge import swap_in
+    from fks.research.jobs.challenge import swap_in
     from fks.store.challengers import ChallengerStore
 
     if cancel:
@@ -186,7 +186,7 @@ def swap(ctx: click.Context, id: str, despite_findings: bool, no_wait: bool, can
 @result("fks.swap/1", _show)
 def demote(ctx: click.Context, instance: str) -> Any:
     """Give INSTANCE the parameters back that its challenger replaced, once it is flat."""
-    from fks.jobs.challenge import demote
+    from fks.research.jobs.challenge import demote
 
     catalogue = catalogue_of(ctx)
     done = in_database(ctx, lambda db: demote(db, instance, catalogue, by="cli", reason="a person's command"))

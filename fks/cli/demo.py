@@ -25,10 +25,10 @@ NEXT = {
 @click.pass_context
 def demo(ctx: click.Context, as_json: bool) -> None:
     """Run a backtest on the shipped sample, write its HTML report, and say what to do next. Starts no server."""
-    from fks.backtest.report import document_of
     from fks.cli.backtest import load_bars, show, write_report
     from fks.cli.catalogue import catalogue_of
-    from fks.jobs.backtest import parse_spec, run_spec, with_costs
+    from fks.research.backtest.report import document_of
+    from fks.research.jobs.backtest import parse_spec, run_spec, with_costs
 
     settings, began = settings_of(ctx), time.perf_counter()
     result, source = run_spec(

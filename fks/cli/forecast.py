@@ -79,7 +79,7 @@ def train(ctx: click.Context, model: str, file: TextIO | None, **given: Any) -> 
     from rich.console import Console
     from rich.progress import Progress
 
-    from fks.jobs.forecast import run_forecast
+    from fks.research.jobs.forecast import run_forecast
 
     spec: dict[str, Any] = json.load(file) if file is not None else {}
     names = {"start": "from", "end": "to"}
@@ -146,7 +146,7 @@ def predict(ctx: click.Context, model: str, version: int | None) -> Any:
 
     VERSION: default the newest. A bar that has a prediction keeps it.
     """
-    from fks.jobs.forecast import backfill
+    from fks.research.jobs.forecast import backfill
     from fks.store.forecasts import ForecastStore
 
     models = paths_of(ctx).models

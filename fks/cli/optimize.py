@@ -15,10 +15,10 @@ from fks.cli.data.store import with_store
 from fks.cli.jobs import JobCommands, queue_options
 from fks.cli.shown import at
 from fks.model.json_fields import json_fields
-from fks.search.objectives import OBJECTIVES
+from fks.research.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
-    from fks.search import Search, SearchTask
+    from fks.research.search import Search, SearchTask
 
 SCHEMA = "fks.optimization/1"
 
@@ -116,18 +116,18 @@ def run(
     **options: Any,
 ) -> None:
     """Search the parameters of strategy NAME here, on stored data (where nothing is stored: on the shipped sample)."""
-    from fks.backtest import TapeRefused
     from fks.cli.base import CommandDenied
-    from fks.jobs.backtest import load_joined, with_costs
-    from fks.jobs.optimization import (
+    from fks.research.backtest import TapeRefused
+    from fks.research.jobs.backtest import load_joined, with_costs
+    from fks.research.jobs.optimization import (
         check_strategy_of,
         document_of_search,
         parse_optimization,
         searched,
         task_for,
     )
-    from fks.jobs.research_ledger import record_search
-    from fks.search import Search
+    from fks.research.jobs.research_ledger import record_search
+    from fks.research.search import Search
 
     with_report = wants_report(report, no_report=no_report, as_json=as_json)
     spec = parse_optimization(with_costs(_spec(options), settings_of(ctx).costs, settings_of(ctx).collar_pct))
@@ -151,7 +151,7 @@ def run(
 
 
 def _write_report(ctx: click.Context, document: dict[str, Any], report: str | None, as_json: bool) -> None:
-    from fks.backtest.page import search_page
+    from fks.research.backtest.page import search_page
 
     name = f"{document['strategy']}-{document['symbol']}-{document['timeframe']}-{document['inputs_hash'][:10]}.html"
     written = keep_page(ctx, search_page(document), name, report, kind="searches")
@@ -173,8 +173,8 @@ def _play(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fks.jobs.pool import Processes
-    from fks.search import serial
+    from fks.research.jobs.pool import Processes
+    from fks.research.search import serial
 
     with ExitStack() as stack:
         evaluate_all = serial if workers == 1 else stack.enter_context(Processes(workers))
@@ -267,7 +267,7 @@ def promote(ctx: click.Context, id: Any, instance: str, despite_findings: bool) 
 
     Only parameters change. A live instance takes them a day after one on a paper account did. 'rollback' undoes it.
     """
-    from fks.jobs.promotion import promote
+    from fks.research.jobs.promotion import promote
 
     catalogue = catalogue_of(ctx)
     return with_store(
@@ -283,7 +283,7 @@ def promote(ctx: click.Context, id: Any, instance: str, despite_findings: bool) 
 )
 def rollback(ctx: click.Context, instance: str) -> Any:
     """Give an instance the parameters back that the ones in force replaced, as its next version."""
-    from fks.jobs.promotion import rollback
+    from fks.research.jobs.promotion import rollback
 
     catalogue = catalogue_of(ctx)
     return with_store(ctx, lambda db: rollback(db, catalogue, instance, by="optimize"))

@@ -44,7 +44,7 @@ strategies.add_command(challengers)
 )
 def list_(ctx: click.Context) -> Any:
     """List every strategy: built-in, installed, and your own files."""
-    from fks.jobs.catalogue import catalogue_rows
+    from fks.research.jobs.catalogue import catalogue_rows
 
     return [_shown(row) for row in catalogue_rows(paths_of(ctx).strategies)]
 
@@ -61,7 +61,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 @click.pass_context
 def show(ctx: click.Context, name: str, as_json: bool) -> None:
     """Show one strategy: description, parameters, warm-up."""
-    from fks.jobs.catalogue import described
+    from fks.research.jobs.catalogue import described
 
     catalogue = catalogue_of(ctx)
     strategy = catalogue.make(name)
@@ -103,8 +103,8 @@ def _limits_of(schema: Mapping[str, Any]) -> str:
 def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as_json: bool) -> None:
     """Prove by prefixes that strategies do not look ahead and that their warm-up suffices. NAMES or files; default
     all."""
-    from fks.jobs.bars import read_tape
-    from fks.jobs.catalogue import catalogue_rows
+    from fks.research.jobs.bars import read_tape
+    from fks.research.jobs.catalogue import catalogue_rows
     from fks.strategies.base import StrategyError
     from fks.strategies.check import check_strategy, remedy_of
 
@@ -154,7 +154,7 @@ def _written(made: dict[str, str], name: str) -> None:
 @result("fks.strategy-new/1", _written)
 def new(ctx: click.Context, name: str) -> Any:
     """Write a strategy file to start from, and tests for it, into this node's strategies folder."""
-    from fks.jobs.catalogue import catalogue_rows
+    from fks.research.jobs.catalogue import catalogue_rows
     from fks.strategies.template import TEMPLATE, TEST
 
     if not name.isidentifier() or name != name.lower() or name.startswith("_"):
@@ -283,8 +283,8 @@ def add(
     ctx: click.Context, /, id: str, strategy: str, pairs: tuple[str, ...], size: str, disabled: bool, **options: Any
 ) -> Any:
     """Add instance ID of STRATEGY; a running system starts it within a second. It is checked first."""
-    from fks.jobs.instances import ensure_collected, fitted_now
     from fks.model.timeframe import check_timeframe
+    from fks.research.jobs.instances import ensure_collected, fitted_now
     from fks.store.accounts import AccountStore
     from fks.store.feature_values import FeatureStore
     from fks.store.reading import ReadingStore
@@ -386,7 +386,7 @@ def drift(ctx: click.Context, id: str, since: str | None, each: bool) -> Any:
     """
     from fks.cli.events import moment
     from fks.clock import RealClock
-    from fks.jobs.drift import run_drift
+    from fks.research.jobs.drift import run_drift
 
     at = moment(since)
     spec = {"instance": id, **({} if at is None else {"since": at.isoformat()})}
@@ -459,7 +459,7 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
     New parameters are refused while an order that enters is open, or a signal to enter waits. An estimator is fitted
     again, on the newest stored bars; state= alone does that.
     """
-    from fks.jobs.instances import change_params, ensure_collected, fitted_now, held_instance, instance_of
+    from fks.research.jobs.instances import change_params, ensure_collected, fitted_now, held_instance, instance_of
     from fks.store.strategies import StrategyStore
     from fks.strategies.base.fitted import is_state
     from fks.strategies.check import ensure_checked

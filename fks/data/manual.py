@@ -181,8 +181,8 @@ def realized_by(rows: Sequence[Row], listed: Listed) -> list[Decimal]:
 
 
 def _fee_in_quote(trade: ManualTrade, currency: str, listed: Listed) -> Decimal | None:
-    """Return the fee in quote; None for one in a third asset, which is valued later (fks.jobs.valuation), and without a
-    fee. A fee whose currency was not given is one in quote."""
+    """Return the fee in quote; None for one in a third asset, which is valued later (fks.research.jobs.valuation), and
+    without a fee. A fee whose currency was not given is one in quote."""
     if not trade.fee:
         return None
     if trade.fee_currency is None or currency == listed.quote:

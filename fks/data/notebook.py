@@ -93,12 +93,12 @@ def get_ohlcv_data(
 ) -> pd.DataFrame:
     """Return bars as a DataFrame: index `time` (open time, UTC), columns open high low close volume, float64.
 
-    Prices of shares are raw; `attrs["splits"]` has the known splits, by which `fks.backtest.bars_from_frame` adjusts.
-    `attrs` holds symbol, timeframe, exchange, `missing`, and the series' `revision`, which changes when a bar that you
-    may have read was corrected. `missing`: the number of expected bars from `start` (without it: from the first one)
-    until `end` or the present, whichever is first (without `end`: until the last one), that are not stored; where
-    `limit` cut the answer, between its first and last one. None where that cannot be known: no-trade bars are left out,
-    the market's hours are unknown, or there is neither a bar nor a `start`. Errors: InputError, OutageError.
+    Prices of shares are raw; `attrs["splits"]` has the known splits, by which `fks.research.backtest.bars_from_frame`
+    adjusts. `attrs` holds symbol, timeframe, exchange, `missing`, and the series' `revision`, which changes when a bar
+    that you may have read was corrected. `missing`: the number of expected bars from `start` (without it: from the
+    first one) until `end` or the present, whichever is first (without `end`: until the last one), that are not stored;
+    where `limit` cut the answer, between its first and last one. None where that cannot be known: no-trade bars are
+    left out, the market's hours are unknown, or there is neither a bar nor a `start`. Errors: InputError, OutageError.
     """
     listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
     missing = _missing(listed, state.calendar, bars, *_span(start, end, limit))

@@ -10,12 +10,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from fks.backtest.counterfactual import Ending, UnmadeEntry, Valued, value
 from fks.model.bar import Bars
 from fks.model.errors import InputError, unprocessable
 from fks.model.instrument import Instrument
 from fks.model.order import OrderType, Side
 from fks.model.timeframe import bar_end, iso, to_ns
+from fks.research.backtest.counterfactual import Ending, UnmadeEntry, Valued, value
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.facts import FactStore

@@ -22,9 +22,6 @@ from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.entry.order_entry import OrderEntry, OrderRequest
 from fks.entry.routing import exchange_for
-from fks.jobs.instances import change_params, held_instance, sized_instance
-from fks.jobs.instances import instance_of as find_instance
-from fks.jobs.valuation import value_portfolio
 from fks.model.account import Account, Balance
 from fks.model.accounting.lots import LotMethod, LotTrade
 from fks.model.codes import Code, Denial
@@ -41,6 +38,9 @@ from fks.model.signal import PORTFOLIO, Kind, Signal, SignalState
 from fks.model.timeframe import NS, bar_start, check_timeframe, iso, to_datetime, to_ns
 from fks.model.untrusted import decimal_of
 from fks.model.venue import is_enabled
+from fks.research.jobs.instances import change_params, held_instance, sized_instance
+from fks.research.jobs.instances import instance_of as find_instance
+from fks.research.jobs.valuation import value_portfolio
 from fks.store.accounts import AccountStore
 from fks.store.bus import JOBS, Bus
 from fks.store.corporate_actions import DELISTING, CorporateActionStore

@@ -7,13 +7,13 @@ from typing import Any
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.entry.rebalancing import drift_json, read_allocation
-from fks.jobs.reports import issue_report
-from fks.jobs.valuation import note_portfolio_equity
 from fks.model.accounting.period import LATE_S, PERIODS, ReportPeriod, last_ended
 from fks.model.errors import InputError, OutageError
 from fks.model.ids import report_id
 from fks.model.ports import Log
 from fks.model.timeframe import NS, iso, to_ns
+from fks.research.jobs.reports import issue_report
+from fks.research.jobs.valuation import note_portfolio_equity
 from fks.store.db import Database
 from fks.store.portfolios import Portfolio, PortfolioStore
 from fks.store.reports import ReportStore

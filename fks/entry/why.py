@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
-from fks.backtest.trace import request_of
 from fks.model.codes import MEANING, Code
 from fks.model.decimals import plain
 from fks.model.errors import InputError, not_found
 from fks.model.signal import AGENT
 from fks.model.timeframe import bar_end, iso, to_ns
 from fks.process.confinement import confined_command, environment
+from fks.research.backtest.trace import request_of
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.input_bars import InputBars
@@ -178,7 +178,9 @@ class Why:
     async def _trace(self, request: bytes) -> dict[str, Any]:
         async with self._evaluations:
             process = await asyncio.create_subprocess_exec(
-                *confined_command("fks.backtest.trace", [*package_places(), *filter(None, [self._strategies])]),
+                *confined_command(
+                    "fks.research.backtest.trace", [*package_places(), *filter(None, [self._strategies])]
+                ),
                 env=environment(),
                 cwd="/",
                 stdin=asyncio.subprocess.PIPE,

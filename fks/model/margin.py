@@ -1,6 +1,6 @@
 """The margin of a position: what opening it needs, and the price at which it is closed by force.
 
-Integers of `liquidation_ticks` may be those of compiled code: `fks.backtest.kernel` compiles it.
+Integers of `liquidation_ticks` may be those of compiled code: `fks.research.backtest.kernel` compiles it.
 """
 
 from __future__ import annotations

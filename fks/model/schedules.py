@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-#: action -> its parameters as a person writes them, "" where it takes none; `fks.jobs.actions` has the functions
+#: action -> its parameters as a person writes them, "" where it takes none; `fks.research.jobs.actions` has the
+#: functions
 SCHEDULE_ACTIONS: Mapping[str, str] = MappingProxyType(
     {
         "deep-check": "",

@@ -5,8 +5,8 @@ readers. With TimescaleDB it is a continuous aggregate of the same name and colu
 (fks.store.timescale).
 
 `fees` is in the quote currency: a fee in the base asset counts at the trade's own price, and one in a third currency
-(BNB, say) as it was valued from bars of its own time (fks.jobs.valuation). `fees_unvalued` counts the fees that have no
-rate; they are not in `fees`, which is null when no fee of the day has one.
+(BNB, say) as it was valued from bars of its own time (fks.research.jobs.valuation). `fees_unvalued` counts the fees
+that have no rate; they are not in `fees`, which is null when no fee of the day has one.
 """
 
 from __future__ import annotations

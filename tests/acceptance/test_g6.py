@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 
-from fks.backtest import Result
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, Sim, VenueSettings
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
+from fks.research.backtest import Result
 from fks.servers.embedded import PostgresServer, RedisServer
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -87,8 +87,9 @@ def has_condition(call: ast.Call, event: str, known: dict[str, list[ast.expr]]) 
 
 
 def raised_by_calls() -> Iterator[Raised]:
-    for folder in [ROOT / "actors", *sorted(path for path in (ROOT / "fks").iterdir() if path.is_dir())]:
+    for folder in (ROOT / "actors", ROOT / "fks"):
         for file in sorted(folder.rglob("*.py")):
+            part = next((PARTS[name] for name in file.relative_to(folder).parts[:-1] if name in PARTS), "none")
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
             tree = ast.parse(file.read_text())
             for scope in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
@@ -112,7 +113,7 @@ def raised_by_calls() -> Iterator[Raised]:
                             ends |= {End.OWNER} if is_condition else {End.ROWS, *map(end_of, severities)}
                         yield Raised(
                             event,
-                            PARTS.get(folder.name, "none"),
+                            part,
                             frozenset(ends),
                             f"{file.relative_to(ROOT)}:{call.lineno}",
                         )
@@ -164,7 +165,7 @@ def test_each_owner_reports_the_end_of_its_alerts() -> None:
     """A part with alerts of conditions has a call that ends alerts."""
     calls = re.compile(r"\b_?end_(?:alert|page)\(|\bEndAlert\(")
     for part in {row.raised_by for row in ALERTS if row.end is End.OWNER}:
-        files = [file for name, of in PARTS.items() if of == part for file in (ROOT / "fks" / name).rglob("*.py")]
+        files = [file for name, of in PARTS.items() if of == part for file in ROOT.glob(f"fks/**/{name}/**/*.py")]
         assert any(calls.search(file.read_text()) for file in files), part
 
 

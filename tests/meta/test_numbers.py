@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("fks/api", "fks/entry", "fks/search")
+FOLDERS = ("fks/api", "fks/entry", "fks/research/search")
 CONVERSIONS = {"int", "float", "Decimal"}
 PARSERS = {"json.loads", "json.load", "orjson.loads", "msgspec.json.decode"}
 #: reason -> files, or functions of a file, that convert or parse: no value there comes from outside as it was sent.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "results of numpy": (
-        "fks/search/challenge.py", "fks/search/evaluate.py", "fks/search/montecarlo.py", "fks/search/objectives.py",
-        "fks/search/overfitting.py", "fks/search/run.py", "fks/search/stability.py", "fks/search/plans.py::_drawn",
-        "fks/search/plans.py::_Guided.__init__", "fks/search/plans.py::_Guided._thresholds",
+        "fks/research/search/challenge.py", "fks/research/search/evaluate.py", "fks/research/search/montecarlo.py", "fks/research/search/objectives.py",
+        "fks/research/search/overfitting.py", "fks/research/search/run.py", "fks/research/search/stability.py", "fks/research/search/plans.py::_drawn",
+        "fks/research/search/plans.py::_Guided.__init__", "fks/research/search/plans.py::_Guided._thresholds",
         "fks/api/columns.py::_texts", "fks/api/routes/history.py::_pages", "fks/api/routes/indicators.py::_values",
     ),
     "dimensions, which space_of bounds": (
-        "fks/search/space.py::Dimension.size", "fks/search/space.py::Dimension.at",
-        "fks/search/space.py::Dimension.end", "fks/search/space.py::Dimension.as_dict",
-        "fks/search/space.py::_range", "fks/search/space.py::_exact", "fks/search/plans.py::_distribution",
-        "fks/search/plans.py::_plain",
+        "fks/research/search/space.py::Dimension.size", "fks/research/search/space.py::Dimension.at",
+        "fks/research/search/space.py::Dimension.end", "fks/research/search/space.py::Dimension.as_dict",
+        "fks/research/search/space.py::_range", "fks/research/search/space.py::_exact", "fks/research/search/plans.py::_distribution",
+        "fks/research/search/plans.py::_plain",
     ),
     "clocks and settings of this process": (
         "fks/api/auth.py::Throttle.may_look_up", "fks/api/limits.py::_up",
@@ -43,7 +43,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "JSON that we wrote ourselves": (
         "fks/api/auth.py::use_ticket", "fks/entry/emergency_stop.py::EmergencyStop._answer",
         "fks/api/graphql/calls.py::call", "fks/api/idempotency.py::Idempotency._opened",
-        "fks/api/jobs.py::submit_once", "fks/entry/why.py::Why._trace", "fks/search/ledger.py",
+        "fks/api/jobs.py::submit_once", "fks/entry/why.py::Why._trace", "fks/research/search/ledger.py",
     ),
 }  # fmt: skip
 

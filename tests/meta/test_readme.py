@@ -36,7 +36,7 @@ def test_each_feature_names_what_exists_and_what_must_not(names: readme.Names) -
         replace(LACKING, absent=("/graphql",)),
         replace(LACKING, absent=("fks optimize run",)),
         replace(LACKING, absent=("alerts.discord_webhook_url",)),
-        replace(LACKING, absent=("fks/search/*.py",)),
+        replace(LACKING, absent=("fks/research/search/*.py",)),
         replace(LACKING, absent=("EXPOSURE_CORRELATED",)),
     ],
     ids=lambda row: str(row.absent or row.present or len(row.marks)),

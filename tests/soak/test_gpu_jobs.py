@@ -14,9 +14,9 @@ import ray
 from actors.system import NAMESPACE, JobProcesses
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
-from fks.jobs.forecast import KIND
-from fks.jobs.scheduler import gpus_of
 from fks.model.errors import OutageError
+from fks.research.jobs.forecast import KIND
+from fks.research.jobs.scheduler import gpus_of
 from fks.store.db import Database
 from fks.store.forecasts import ForecastStore
 from fks.store.jobs import JobRow, JobStore

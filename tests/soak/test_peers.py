@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fks.backtest import Backtest, Setup, resample, run, sample
-from fks.backtest.limits import UNLIMITED
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
+from fks.research.backtest import Backtest, Setup, resample, run, sample
+from fks.research.backtest.limits import UNLIMITED
 from fks.strategies.base import Strategy, evaluate
 from fks.strategies.bollinger import Bollinger
 from fks.strategies.rsi import Rsi

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fks.search import Search, Trial, Validation, task_of
+from fks.research.search import Search, Trial, Validation, task_of
 from tests.support.no_skill import Coin, free_setup, walk
 from tests.support.searching import SPEC, survive_deaths
 

@@ -28,9 +28,9 @@ import pytest
 from fks.ai.engines import Deployment, InferenceQueue, engine_of
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings
-from fks.jobs.documents import run_documents, submit_pending
-from fks.jobs.forecast import KIND, run_forecast
 from fks.model.errors import OutageError
+from fks.research.jobs.documents import run_documents, submit_pending
+from fks.research.jobs.forecast import KIND, run_forecast
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
 from fks.store.documents import DocumentStore
@@ -339,7 +339,7 @@ async def survive_kills(load: Load, quiet: Database, redis_url: str) -> Left:
     """Do the work undisturbed in `quiet`, and then under kills; assert that nothing of it differs, and that every
     request ended in time. Return the figures of the faults."""
     with home() as folder, mortal_postgres() as postgres, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fks.jobs.documents.shipped_pages", dict)  # the documents are the test's alone
+        patch.setattr("fks.research.jobs.documents.shipped_pages", dict)  # the documents are the test's alone
         noise = deployed(write_model(folder / "noise.gguf", width=16, layers=1), replicas=2)
         words = encoder(write_encoder(folder / "words", load.words()))
         wanted = await undisturbed(quiet, load, words, folder / "quiet")

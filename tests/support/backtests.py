@@ -10,13 +10,13 @@ from decimal import Decimal
 
 import numpy as np
 
-from fks import backtest
-from fks.backtest import AccountBacktest, Backtest, Member, Setup
-from fks.backtest.run import EngineName
 from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents
 from fks.model.timeframe import NS
+from fks.research import backtest
+from fks.research.backtest import AccountBacktest, Backtest, Member, Setup
+from fks.research.backtest.run import EngineName
 from fks.strategies.base import Strategy
 
 

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import ConfigDict, PrivateAttr
 
-from fks.backtest.run import check_tape
 from fks.model.bar import Bars, Floats
 from fks.model.tape import unpack_tape
+from fks.research.backtest.run import check_tape
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import with_inputs
 from fks.strategies.registry import load_catalogue

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from fks.backtest import FillRow, Setup
 from fks.model.bar import Bars
 from fks.model.order import Role, Side
 from fks.model.tape import Tape
+from fks.research.backtest import FillRow, Setup
 from fks.strategies.base import Decisions
 from fks.trading.matching import collar
 from tests.support.packed_tapes import pack_tape

@@ -15,13 +15,13 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from fks.backtest import Result, Setup
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.run import EngineName
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.order import Role
 from fks.model.timeframe import NS
+from fks.research.backtest import Result, Setup
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.run import EngineName
 from fks.trading.matching import CostModel
 from tests.support.backtests import run
 from tests.support.given import Given

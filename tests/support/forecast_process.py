@@ -6,7 +6,7 @@ import asyncio
 import importlib
 from pathlib import Path
 
-from fks.jobs.forecast import Forecaster
+from fks.research.jobs.forecast import Forecaster
 from fks.store.db import Database
 from tests.support.ports import CollectingLog
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, Sim, VenueSettings
-from fks.jobs.forecast import backfill, run_forecast
+from fks.research.jobs.forecast import backfill, run_forecast
 from fks.servers.embedded import PostgresServer
 from fks.store.bus import Bus
 from fks.store.db import Database

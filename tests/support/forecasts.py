@@ -10,9 +10,9 @@ import numpy as np
 
 from fks.ai.forecast import LEVELS, Fold, ForecastModel, ForecastSpec, panel_of, train
 from fks.ai.forecast_evaluation import TestedRows, drift, evaluation, tested
-from fks.jobs.forecast import folds_of
 from fks.model.bar import Bars, Floats
 from fks.model.timeframe import NS
+from fks.research.jobs.forecast import folds_of
 
 START_NS = 1_735_689_600 * NS
 HOUR_NS = 3600 * NS

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from fks.backtest import Result, Setup, run
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.tape import Tape, unpack_tape
+from fks.research.backtest import Result, Setup, run
 from fks.strategies.base import Strategy
 from fks.trading.matching import CostModel
 

@@ -9,19 +9,19 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from fks.backtest import Setup
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.metrics import moments
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.search import (
+from fks.research.backtest import Setup
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.metrics import moments
+from fks.research.search import (
     backtest_overfitting,
     block_sums,
     deflated_sharpe,
     probabilistic_sharpe,
 )
-from fks.search.overfitting import sharpe
+from fks.research.search.overfitting import sharpe
 from fks.strategies.base import Decisions, Strategy
 from fks.trading.matching import CostModel
 from tests.support.strategies import START_NS

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fks.backtest import Result
-from fks.backtest.cash_flows import overnight_bars
 from fks.clock import FakeClock
 from fks.model.bar import Bar
 from fks.model.order import Fill, Order, OrderType, Report, Role, Side, State, TimeInForce
+from fks.research.backtest import Result
+from fks.research.backtest.cash_flows import overnight_bars
 from fks.strategies.base import Decisions
 from fks.trading.matching import collar
 from fks.trading.venues.paper import PaperVenue

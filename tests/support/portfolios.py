@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from fks.config.settings import Settings
-from fks.jobs.valuation import note_portfolio_equity
+from fks.research.jobs.valuation import note_portfolio_equity
 from fks.store.db import Database
 from tests.support.gateway import Running
 from tests.support.strategies import collect

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fks.backtest import Setup
-from fks.backtest.limits import UNLIMITED
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS, TIMEFRAMES
+from fks.research.backtest import Setup
+from fks.research.backtest.limits import UNLIMITED
 from fks.trading.matching import Commission, CostModel, Slippage
 from tests.support.given import Given
 from tests.support.strategies import START_NS

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fks.backtest.rebalance import PortfolioSetup, RebalanceRun, run_portfolio
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, VenueSettings
@@ -25,6 +24,7 @@ from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger, Rebalancing
 from fks.model.order import TERMINAL
 from fks.model.tape import Tape
 from fks.model.timeframe import NS, bar_start, to_ns
+from fks.research.backtest.rebalance import PortfolioSetup, RebalanceRun, run_portfolio
 from fks.servers.embedded import PostgresServer
 from fks.store.bus import Bus
 from fks.store.db import Database

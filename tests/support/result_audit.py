@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from functools import cached_property
 
-from fks.backtest import FillRow, Result, Setup
 from fks.model.bar import Bars
 from fks.model.order import Role
+from fks.research.backtest import FillRow, Result, Setup
 from tests.support.given import Given
 
 _ZERO, _ONE, _E8 = Decimal(0), Decimal(1), Decimal("1E-8")

@@ -11,8 +11,8 @@ from typing import Any
 
 from fks.clock import RealClock
 from fks.config.settings import Settings
-from fks.jobs import actions
-from fks.jobs.actions import NoParams, PersonalSchedules
+from fks.research.jobs import actions
+from fks.research.jobs.actions import NoParams, PersonalSchedules
 from fks.store.db import Database
 from tests.support.ports import CollectingLog
 

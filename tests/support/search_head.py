@@ -16,9 +16,9 @@ from typing import Any
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Research, Settings
-from fks.jobs import documents
-from fks.jobs.runner import run_one
-from fks.jobs.scheduler import RunnerDied, Scheduler
+from fks.research.jobs import documents
+from fks.research.jobs.runner import run_one
+from fks.research.jobs.scheduler import RunnerDied, Scheduler
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ai_process import call_of

@@ -7,8 +7,8 @@ import contextlib
 from pathlib import Path
 
 from fks.config.settings import DatabaseSettings, Research, Settings
-from fks.jobs.runner import run_one
 from fks.model.errors import OutageError
+from fks.research.jobs.runner import run_one
 from fks.store.db import Database
 from fks.store.jobs import SEARCHES, JobStore
 

@@ -16,12 +16,12 @@ import numpy as np
 import orjson
 
 from fks.config.settings import DatabaseSettings
-from fks.jobs.bars import load_stored_joined
-from fks.jobs.optimization import KIND, document_of_search, parse_optimization, searched, task_for
-from fks.jobs.research_ledger import record_search
 from fks.model.bar import Bars
-from fks.search import Search, serial
-from fks.search.run import Evaluate
+from fks.research.jobs.bars import load_stored_joined
+from fks.research.jobs.optimization import KIND, document_of_search, parse_optimization, searched, task_for
+from fks.research.jobs.research_ledger import record_search
+from fks.research.search import Search, serial
+from fks.research.search.run import Evaluate
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.jobs import SEARCHES, JobRow, JobStore

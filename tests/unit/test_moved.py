@@ -19,7 +19,21 @@ ROOT = Path(fks.__file__).resolve().parents[1]
 def test_an_old_name_gives_the_module_of_the_new_one(old: str) -> None:
     assert importlib.import_module(old) is importlib.import_module(read()[old])
     path = ROOT / old.replace(".", "/")
-    assert [*path.rglob("*.py"), *path.parent.glob(f"{path.name}.py")] == []  # a folder of caches may be left behind
+    found = [*path.rglob("*.py"), *path.parent.glob(f"{path.name}.py")]  # a folder of caches may be left behind
+    assert found == ([ROOT / "fks/backtest.py"] if old == "fks.backtest" else [])
+
+
+def test_the_file_for_editors_gives_the_package_of_backtests() -> None:
+    """A process that began before the move has no line for `fks.backtest` and finds the file."""
+    program = (
+        "import sys, fks\n"
+        "sys.meta_path[:] = [one for one in sys.meta_path if type(one).__name__ != 'MovedFinder']\n"
+        "import fks.backtest as bt\n"
+        "assert bt is sys.modules['fks.research.backtest'], bt\n"
+        "from fks.backtest import sample\n"
+        "from fks.backtest.statistics import statistics_of\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60.0)
 
 
 def test_a_submodule_of_a_moved_package_is_no_copy() -> None:

@@ -24,7 +24,7 @@ KIND = "backtest"
 
 
 class BacktestBody(SeriesBody):
-    """Specification of a backtest, for OpenAPI; `fks.jobs.backtest.BacktestSpec` checks it."""
+    """Specification of a backtest, for OpenAPI; `fks.research.jobs.backtest.BacktestSpec` checks it."""
 
     strategy: str | None = Field(None, description="needed without members and instruments")
     members: list[dict[str, Any]] | None = Field(

@@ -55,7 +55,7 @@ async def add(gate: Gate, caller: Signaller, id: str, body: BodyOf[ChallengerBod
         raise unprocessable("INVALID", "a challenger has params or a search", "give one of the two")
     params, provenance = plain(body.params), None
     if body.search is not None:
-        from fks.jobs.challenge import best_of
+        from fks.research.jobs.challenge import best_of
 
         params, provenance = await best_of(gate.db, body.search, id)
     made = await gate.user_code.run("add_challenger", instance=id, params=params, by=caller.name, provenance=provenance)
@@ -81,7 +81,7 @@ async def remove(gate: Gate, caller: Signaller, id: str) -> ExactJson:
 async def propose(gate: Gate, caller: Signaller, id: str, key: Key = None) -> ExactJson:
     """Queue a test of a challenger against its champion: it is proposed when it passes. `looks` and `evaluation` of the
     challenger change when the test is done. With the same `Idempotency-Key` again no further test is made."""
-    from fks.jobs.challenge import KIND
+    from fks.research.jobs.challenge import KIND
 
     found = await _find(gate, id)
     job_id = ids.request_signal_id(f"{KIND}:{caller.name}", key) if key else uuid.uuid4()

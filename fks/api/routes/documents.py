@@ -18,7 +18,7 @@ from fks.api.exact import ExactJson, dump
 from fks.api.gateway import Replica
 from fks.api.query import Body, BodyOf, Gate, Limit, Reader, Trader, body_of, read_body
 from fks.api.routing import Router, takes
-from fks.jobs.parsing import PDF_MAX
+from fks.research.jobs.parsing import PDF_MAX
 from fks.store.bus import JOBS
 from fks.store.documents import USER, TextVectors, checked_name
 
@@ -230,7 +230,7 @@ async def _sent_events(
 
 
 async def _embed(gate: Replica) -> None:
-    from fks.jobs.documents import submit_pending
+    from fks.research.jobs.documents import submit_pending
 
     job = await submit_pending(gate.db, gate.deps.clock.now_ns(), gate.deps.settings.ai.provider)
     if job is not None:

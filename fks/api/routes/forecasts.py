@@ -51,7 +51,7 @@ async def submit(
     """Queue the training of a model and return the job's id. Its result is a candidate version with its evaluation and
     the checks for leakage; it predicts once a person promotes it. The same one on the same data was trained before: its
     job is returned, with `is_stored`; posted again it shows how far it is."""
-    from fks.jobs.forecast import KIND, find_market, forecast_fingerprint, parse_forecast
+    from fks.research.jobs.forecast import KIND, find_market, forecast_fingerprint, parse_forecast
 
     spec = await find_market(gate.db, parse_forecast(plain(body)))
     fingerprint = await forecast_fingerprint(gate.db, spec)

@@ -26,7 +26,7 @@ KIND = "optimization"
 
 
 class OptimizationBody(SeriesBody):
-    """Specification of a search, for OpenAPI; `fks.jobs.optimization.OptimizationSpec` checks it."""
+    """Specification of a search, for OpenAPI; `fks.research.jobs.optimization.OptimizationSpec` checks it."""
 
     strategy: str
     symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")

@@ -36,12 +36,12 @@ from fks.api.views import (
     PortfolioView,
     RebalancePreview,
 )
-from fks.jobs.allocation import KIND as ALLOCATION
-from fks.jobs.allocation import AllocationBody, check_allocation, parse_spec
 from fks.model.errors import not_found, unprocessable
 from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_datetime
 from fks.model.untrusted import Exact, decimal_of
+from fks.research.jobs.allocation import KIND as ALLOCATION
+from fks.research.jobs.allocation import AllocationBody, check_allocation, parse_spec
 from fks.store.bus import JOBS
 from fks.store.incidents import IncidentStore
 from fks.store.jobs import JobStore
@@ -231,7 +231,7 @@ async def change(gate: Gate, caller: Trader, id: str, body: BodyOf[PortfolioChan
     )
     gate.deps.log.info("portfolio.changed", portfolio=changed.name, by=caller.name, fields=sorted(given))
     if body.accounts is not None or body.instances is not None:
-        from fks.jobs.portfolio_risk import measure_limits  # numpy is not needed before
+        from fks.research.jobs.portfolio_risk import measure_limits  # numpy is not needed before
 
         await measure_limits(gate.db, gate.deps.settings, gate.deps.clock.now_ns(), changed.name)
     return ExactJson(portfolio_json(changed))
@@ -258,7 +258,7 @@ async def holdings(
     `is_complete` is false, `missing` names each rate, and `equity` is that of the rest. With `at` they are those of the
     last complete hour by then, at the rates that were used then: 404 VALUATION_MISSING without one.
     """
-    from fks.jobs.valuation import value_portfolio  # not needed before
+    from fks.research.jobs.valuation import value_portfolio  # not needed before
 
     store = PortfolioStore(gate.db)
     found, now_ns = await store.get(id), gate.deps.clock.now_ns()
@@ -321,7 +321,7 @@ async def performance(
     """
     if benchmark and cash_rate is not None:
         raise unprocessable("PORTFOLIO_WRONG", "two benchmarks are given", "give benchmark or cash_rate")
-    from fks.jobs.portfolio_risk import measure_performance  # numpy and numba are not needed before
+    from fks.research.jobs.portfolio_risk import measure_performance  # numpy and numba are not needed before
 
     found = await PortfolioStore(gate.db).get(id)
     if cash_rate is not None:
@@ -350,7 +350,7 @@ async def risk(
     Correlations are those of the 50 largest factors. Tail losses come from daily closes at UTC midnight with the
     holdings of now. What has no rate or too short a history is in `missing`, and no figure includes it.
     """
-    from fks.jobs.portfolio_risk import measure_risk  # numpy is not needed before
+    from fks.research.jobs.portfolio_risk import measure_risk  # numpy is not needed before
 
     store, now_ns = PortfolioStore(gate.db), gate.deps.clock.now_ns()
     found = await store.get(id)
@@ -425,7 +425,7 @@ async def set_limits(gate: Gate, caller: Trader, id: str, body: BodyOf[Portfolio
     Every five minutes they are measured again. Once a measurement is above its limit, older than `age_max_s`, or not
     known, entries of the members are denied with PORTFOLIO_LIMIT, never exits.
     """
-    from fks.jobs.portfolio_risk import measure_limits
+    from fks.research.jobs.portfolio_risk import measure_limits
 
     kinds = [row.kind for row in body.limits]
     if len({*kinds}) < len(kinds):
@@ -522,7 +522,7 @@ async def income(
     adopted or explained as `dividend` or `funding`. An event that is not stored, or has no price, is not known:
     `expected` is null, never zero.
     """
-    from fks.jobs.income import expected_income
+    from fks.research.jobs.income import expected_income
     from fks.trading.portfolio.income import NOT_EXPECTED, compared
 
     found = await PortfolioStore(gate.db).get(id)

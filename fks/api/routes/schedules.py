@@ -49,8 +49,8 @@ async def schedules(gate: Gate, caller: Reader) -> ExactJson:
 @router.post("/schedules", status_code=201)
 async def add(gate: Gate, caller: Admin, body: BodyOf[ScheduleBody]) -> ExactJson:
     """Add a schedule. It is first due at its next time; runs missed while the system is down are made up for by one."""
-    from fks.jobs.actions import checked_params
-    from fks.jobs.rhythm import Rhythm
+    from fks.research.jobs.actions import checked_params
+    from fks.research.jobs.rhythm import Rhythm
 
     if not _NAME.fullmatch(body.name):
         raise unprocessable(
@@ -78,8 +78,8 @@ async def schedule(gate: Gate, caller: Reader, name: str) -> ExactJson:
 @router.post("/schedules/{name}")
 async def change(gate: Gate, caller: Admin, name: str, body: BodyOf[ScheduleChangeBody]) -> ExactJson:
     """Change, pause or resume a schedule. A new rhythm, and a resumed one, counts from now."""
-    from fks.jobs.actions import checked_params
-    from fks.jobs.rhythm import Rhythm
+    from fks.research.jobs.actions import checked_params
+    from fks.research.jobs.rhythm import Rhythm
 
     before = await _one(gate, name)
     is_rhythm = body.cron is not None or body.every_s is not None
@@ -118,7 +118,7 @@ async def remove(gate: Gate, caller: Admin, name: str) -> ExactJson:
 
 
 async def _list(gate: Replica) -> list[dict[str, Any]]:
-    from fks.jobs.rhythm import Rhythm
+    from fks.research.jobs.rhythm import Rhythm
 
     now, found = to_datetime(gate.deps.clock.now_ns()), []
     for row in await gate.db.fetch("schedules.list"):

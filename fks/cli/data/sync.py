@@ -249,9 +249,9 @@ def continuous(ctx: click.Context, every: float, repeats_max: int | None) -> Non
 
 async def _round(ctx: click.Context, db: Database) -> None:
     from fks.clock import RealClock
-    from fks.jobs.sync import run_sync
     from fks.market.history.gaps import GapWatch
     from fks.market.history.sync import QuietLog
+    from fks.research.jobs.sync import run_sync
 
     settings, clock = settings_of(ctx), RealClock()
     gaps = await GapWatch(db, clock, days=settings.data.gaps_days).look()

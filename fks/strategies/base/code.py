@@ -55,7 +55,7 @@ _PURE: Final = frozenset({
     "pandas", "pydantic", "pydantic_core", "scipy", "sklearn", "talib",
 })  # fmt: skip
 _PURE_OURS: Final = (
-    "fks.backtest",
+    "fks.research.backtest",
     "fks.market.bars",
     "fks.indicators",
     "fks.model",

@@ -3,8 +3,8 @@
 The quantity of a position is the actual holding: a fee taken in the base asset makes it smaller than the fill. Profit
 is realised at the average price of the holding, before fees; fees are summed beside it, in quote, a base fee at the
 price of its fill. So equity changes by `realized_pnl - fees` plus open profit. A fee in a third asset has no value in
-quote without a rate, so it is not in `Position.fees`: it is valued from stored bars later (fks.jobs.valuation, table
-`trade_fees`), and readers of positions add it, or count it as unvalued.
+quote without a rate, so it is not in `Position.fees`: it is valued from stored bars later (fks.research.jobs.valuation,
+table `trade_fees`), and readers of positions add it, or count it as unvalued.
 """
 
 from __future__ import annotations

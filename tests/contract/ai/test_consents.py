@@ -19,7 +19,7 @@ from aiohttp import web
 
 from fks.cli.base import OK, USAGE
 from fks.config.settings import Ai
-from fks.jobs.documents import run_documents, with_provider
+from fks.research.jobs.documents import run_documents, with_provider
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
 from tests.support.api_fixtures import Fks
@@ -371,7 +371,7 @@ async def version(db: Database) -> Any:
 async def test_vectors_are_made_by_openai_for_collections_with_a_consent_alone(
     gateway: Running, seeded: Database, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.jobs.documents.shipped_pages", dict)
+    monkeypatch.setattr("fks.research.jobs.documents.shipped_pages", dict)
     provider.reply = vectors
     pages = {f"{n}.txt": f"# Animal {n}\nThe animal of number {n} eats grass number {n * n}.\n" for n in range(10)}
     await gateway.app.state.gateway.documents.store_pages({"manual.txt": PAGE} | pages)

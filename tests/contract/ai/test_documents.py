@@ -11,10 +11,10 @@ import pytest
 
 from fks.ai.chunks import chunks_of, document_id
 from fks.cli.base import FAILED, OK, USAGE
-from fks.jobs.documents import KIND, run_documents, submit_pending
-from fks.jobs.runner import run_one
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
+from fks.research.jobs.documents import KIND, run_documents, submit_pending
+from fks.research.jobs.runner import run_one
 from fks.store.db import Database
 from fks.store.documents import DocumentStore, shipped_pages
 from fks.store.jobs import JobStore
@@ -41,7 +41,7 @@ FEW = {
 
 @pytest.fixture(autouse=True)
 def _few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fks.jobs.documents.shipped_pages", lambda: FEW)
+    monkeypatch.setattr("fks.research.jobs.documents.shipped_pages", lambda: FEW)
 
 
 async def settled(db: Database) -> None:

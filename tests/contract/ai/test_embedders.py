@@ -26,9 +26,9 @@ from fks.ai.engines import (
 )
 from fks.cli.base import OK, USAGE
 from fks.config.paths import Paths
-from fks.jobs.documents import submit_pending
 from fks.model.errors import InputError, OutageError, PeerError, Problem
 from fks.model.timeframe import NS
+from fks.research.jobs.documents import submit_pending
 from fks.servers import backup
 from fks.store import migrate
 from fks.store.db import Database

@@ -23,15 +23,23 @@ from fks.ai.forecast import LinearModel, features, inputs_hashes, panel_of
 from fks.cli.base import OK, USAGE
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.jobs.backtest import run_job
-from fks.jobs.bars import load_stored
-from fks.jobs.forecast import KIND, Forecaster, backfill, load_model, measure_drift, parse_forecast, run_forecast
-from fks.jobs.runner import run_one
-from fks.jobs.scheduler import gpus_of
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, iso, to_datetime, to_ns
 from fks.monitor.alerts import settle_what_is_over
+from fks.research.jobs.backtest import run_job
+from fks.research.jobs.bars import load_stored
+from fks.research.jobs.forecast import (
+    KIND,
+    Forecaster,
+    backfill,
+    load_model,
+    measure_drift,
+    parse_forecast,
+    run_forecast,
+)
+from fks.research.jobs.runner import run_one
+from fks.research.jobs.scheduler import gpus_of
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.feature_values import FeatureStore
@@ -230,7 +238,7 @@ async def test_a_backtest_reads_predictions_of_folds_trained_before_a_bar(seeded
 
 
 def _request(spec: Mapping[str, Any], features: tuple[str, ...]) -> Any:
-    from fks.jobs.backtest import BarsRequest
+    from fks.research.jobs.backtest import BarsRequest
 
     return BarsRequest(spec["symbol"], None, spec["timeframe"], None, None, 0, features=features)
 

@@ -12,8 +12,8 @@ import pytest
 
 from fks.ai.chunks import Kind, chunks_of, document_id
 from fks.cli.base import OK
-from fks.jobs import parsing as reading
 from fks.model.errors import InputError
+from fks.research.jobs import parsing as reading
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running

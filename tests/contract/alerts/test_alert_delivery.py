@@ -23,8 +23,8 @@ from fks.alerts.service import AlertService
 from fks.alerts.texts import compose
 from fks.clock import RealClock
 from fks.config.settings import AlertsSettings, Monitor, Settings
-from fks.jobs.reports import issue_report
 from fks.model.accounting.period import last_ended
+from fks.research.jobs.reports import issue_report
 from fks.runtime import SNAPSHOTS
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus

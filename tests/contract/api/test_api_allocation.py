@@ -18,8 +18,8 @@ from fks.cli import jobs
 from fks.cli.base import OK, USAGE
 from fks.cli.portfolio import allocate as allocate_command
 from fks.config.settings import Settings
-from fks.jobs.actions import ACTIONS, checked_params
-from fks.jobs.runner import run_one
+from fks.research.jobs.actions import ACTIONS, checked_params
+from fks.research.jobs.runner import run_one
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.store.portfolio_runs import PortfolioRunStore

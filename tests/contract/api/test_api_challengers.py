@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fks.jobs.challenge import complete_swaps
+from fks.research.jobs.challenge import complete_swaps
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.store.strategies import StrategyStore

@@ -14,8 +14,8 @@ import httpx
 
 from fks.cli.base import OK
 from fks.config.settings import Settings
-from fks.jobs.schedule import write_journal
 from fks.model.timeframe import to_ns
+from fks.research.jobs.schedule import write_journal
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running

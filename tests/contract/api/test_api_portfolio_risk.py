@@ -11,8 +11,8 @@ import pytest
 
 from fks.cli.base import OK, USAGE
 from fks.config.settings import Settings
-from fks.jobs.portfolio_risk import measure_limits
-from fks.jobs.valuation import note_portfolio_equity
+from fks.research.jobs.portfolio_risk import measure_limits
+from fks.research.jobs.valuation import note_portfolio_equity
 from fks.store.db import Database
 from fks.store.portfolios import PortfolioChanges, PortfolioStore
 from tests.support.api_fixtures import Fks

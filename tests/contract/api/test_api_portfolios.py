@@ -13,7 +13,7 @@ from fks.cli.base import OK, USAGE
 from fks.clock import RealClock
 from fks.config.settings import Settings
 from fks.entry.reporting import PortfolioReports
-from fks.jobs.valuation import note_portfolio_equity
+from fks.research.jobs.valuation import note_portfolio_equity
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running

@@ -19,9 +19,9 @@ from fks.cli.base import DENIED, OK
 from fks.clock import FakeClock
 from fks.config.settings import Settings
 from fks.entry.reporting import PortfolioReports
-from fks.jobs.actions import ACTIONS, checked_params
-from fks.jobs.schedule import write_journal
 from fks.model.timeframe import to_datetime, to_ns
+from fks.research.jobs.actions import ACTIONS, checked_params
+from fks.research.jobs.schedule import write_journal
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running

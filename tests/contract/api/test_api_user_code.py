@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fks.config.paths import Paths
-from fks.jobs import catalogue, user_code
+from fks.research.jobs import catalogue, user_code
 from fks.store.db import Database
 from fks.strategies.base import fitted_on
 from fks.strategies.check import synthetic

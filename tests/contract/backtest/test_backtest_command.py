@@ -17,25 +17,25 @@ import orjson
 import pandas
 import pytest
 
-from fks.backtest import bars_from_frame, resample, sample, setup_for
-from fks.backtest import run as run_backtest
-from fks.backtest.fingerprint import RULES
 from fks.cli import cli
 from fks.cli.backtest import sparkline
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Costs, Risk
-from fks.jobs.account import parse_account
-from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_job, with_costs
-from fks.jobs.bars import load_stored
-from fks.jobs.fingerprint import fingerprint
-from fks.jobs.runner import run_one
 from fks.model.bar import Bars, Feature
 from fks.model.calendars import calendar_of
 from fks.model.errors import InputError
 from fks.model.tape import Tape
 from fks.model.timeframe import iso, to_ns
+from fks.research.backtest import bars_from_frame, resample, sample, setup_for
+from fks.research.backtest import run as run_backtest
+from fks.research.backtest.fingerprint import RULES
+from fks.research.jobs.account import parse_account
+from fks.research.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_job, with_costs
+from fks.research.jobs.bars import load_stored
+from fks.research.jobs.fingerprint import fingerprint
+from fks.research.jobs.runner import run_one
 from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
 from fks.store.corporate_actions import CorporateActionStore, ListedEvent
@@ -740,7 +740,7 @@ async def test_a_split_and_other_rules_make_a_job_other_work(
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) != before
     assert await store.withdraw("nyse", "SHARE", "split", split.day)
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) == before
-    monkeypatch.setattr("fks.jobs.fingerprint.RULES", RULES + 1)
+    monkeypatch.setattr("fks.research.jobs.fingerprint.RULES", RULES + 1)
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) != before
 
 

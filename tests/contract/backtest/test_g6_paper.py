@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.backtest import Member, Setup, run, run_account
 from fks.clock import RealClock
 from fks.config.settings import Costs, Data, Paper, Risk, Settings, Sim
-from fks.jobs.drift import run_drift
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS, iso, to_datetime, to_ns
+from fks.research.backtest import Member, Setup, run, run_account
+from fks.research.jobs.drift import run_drift
 from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.facts import FactStore

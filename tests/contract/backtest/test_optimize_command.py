@@ -17,7 +17,7 @@ from fks.cli.base import FAILED, OK, USAGE, run
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Research, Settings
-from fks.jobs.runner import run_one
+from fks.research.jobs.runner import run_one
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.jobs import JobStore

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import fks.backtest as bt
-from fks.backtest.account_report import account_document_of
-from fks.backtest.compare import run_of
-from fks.backtest.page import account_page, compare_page, search_page
-from fks.backtest.report import document_of
-from fks.search import Plan, Validation, search
+import fks.research.backtest as bt
+from fks.research.backtest.account_report import account_document_of
+from fks.research.backtest.compare import run_of
+from fks.research.backtest.page import account_page, compare_page, search_page
+from fks.research.backtest.report import document_of
+from fks.research.search import Plan, Validation, search
 from fks.strategies.check import synthetic
 from fks.strategies.donchian import Donchian
 from fks.strategies.sma_cross import SmaCross

@@ -20,9 +20,6 @@ from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import FakeClock
 from fks.config.risk import Risk
-from fks.jobs.backtest import BarsRequest
-from fks.jobs.bars import load_stored
-from fks.jobs.fingerprint import fingerprint
 from fks.market.bars.aggregate import aggregate_bars
 from fks.market.files.bars import FileBars, ImportOptions, read_bars
 from fks.market.files.export import export_bars
@@ -34,6 +31,9 @@ from fks.model.calendars import calendar_of
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import NO_LARGEST, GivenRules, Instrument
 from fks.model.timeframe import NS, to_datetime
+from fks.research.jobs.backtest import BarsRequest
+from fks.research.jobs.bars import load_stored
+from fks.research.jobs.fingerprint import fingerprint
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore

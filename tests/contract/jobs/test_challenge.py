@@ -16,14 +16,14 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.config.settings import Settings, Strategies
-from fks.jobs.challenge import add_challenger, complete_swaps, demote, run_challenge, swap_in
-from fks.jobs.drift import run_drift
-from fks.jobs.promotion import promote
-from fks.jobs.runner import run_one
-from fks.jobs.schedule import Schedules
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_datetime
+from fks.research.jobs.challenge import add_challenger, complete_swaps, demote, run_challenge, swap_in
+from fks.research.jobs.drift import run_drift
+from fks.research.jobs.promotion import promote
+from fks.research.jobs.runner import run_one
+from fks.research.jobs.schedule import Schedules
 from fks.store.bars import BarStore
 from fks.store.challengers import ChallengerStore
 from fks.store.db import Database
@@ -395,7 +395,7 @@ async def test_kill_9_in_a_swap_leaves_champion_or_challenger(database: Database
     )
     code = (
         "import asyncio, sys\n"
-        "from fks.jobs.challenge import swap_in\n"
+        "from fks.research.jobs.challenge import swap_in\n"
         "from fks.store.db import Database\n"
         "from fks.strategies.registry import load_catalogue\n"
         "async def main():\n"

@@ -22,14 +22,14 @@ import numpy as np
 import psutil
 import pytest
 
-from fks.jobs.backtest import run_job
-from fks.jobs.bars import load_tape, read_tape
-from fks.jobs.catalogue import CatalogueReader, describe, item_of, items_of, merged
 from fks.model.bar import Feature
 from fks.model.errors import InputError, OutageError
 from fks.process import confinement, scratch
 from fks.process.confined_strategies import ConfinedCatalogue
-from fks.search.space import space_of
+from fks.research.jobs.backtest import run_job
+from fks.research.jobs.bars import load_tape, read_tape
+from fks.research.jobs.catalogue import CatalogueReader, describe, item_of, items_of, merged
+from fks.research.search.space import space_of
 from fks.store.db import Database
 from fks.strategies.base import StrategyError, evaluate, group_of
 from fks.strategies.check import check_strategy, ensure_causal, ensure_checked, synthetic

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from fks.jobs.backtest import BarsRequest, parse_spec, run_spec
-from fks.jobs.bars import load_stored, load_tape, read_tape
-from fks.jobs.runner import run_one
 from fks.model.errors import InputError, StaleEpochError
 from fks.model.timeframe import iso
+from fks.research.jobs.backtest import BarsRequest, parse_spec, run_spec
+from fks.research.jobs.bars import load_stored, load_tape, read_tape
+from fks.research.jobs.runner import run_one
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.jobs import JobStore

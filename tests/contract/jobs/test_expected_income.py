@@ -6,8 +6,8 @@ import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from fks.jobs.income import expected_income
 from fks.model.timeframe import to_ns
+from fks.research.jobs.income import expected_income
 from fks.store.db import Database
 
 D = Decimal

@@ -11,10 +11,10 @@ import pytest
 from fks.clock import Clock
 from fks.config.settings import Portfolios, Settings
 from fks.data.manual import ManualTrade, book
-from fks.jobs.schedule import TASKS, TaskServices
-from fks.jobs.sync import Continuous
 from fks.model.order import Side
 from fks.model.timeframe import to_ns
+from fks.research.jobs.schedule import TASKS, TaskServices
+from fks.research.jobs.sync import Continuous
 from fks.store.db import Database
 from fks.store.reading import Listed
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from fks.config.settings import Settings
-from fks.jobs.challenge import add_challenger
-from fks.jobs.challenge import measure as measure_challenger
-from fks.jobs.drift import measure as measure_drift
-from fks.jobs.instances import instance_of
 from fks.model.bar import Bars
 from fks.model.order import Role
 from fks.model.timeframe import NS, to_datetime
+from fks.research.jobs.challenge import add_challenger
+from fks.research.jobs.challenge import measure as measure_challenger
+from fks.research.jobs.drift import measure as measure_drift
+from fks.research.jobs.instances import instance_of
 from fks.store.bars import BarStore
 from fks.store.challengers import ChallengerStore
 from fks.store.db import Database

@@ -12,10 +12,10 @@ import pytest
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Monitor, Settings
-from fks.jobs import actions
-from fks.jobs.actions import ACTIONS, NoParams, PersonalSchedules, checked_params
 from fks.model.errors import InputError
 from fks.model.schedules import SCHEDULE_ACTIONS
+from fks.research.jobs import actions
+from fks.research.jobs.actions import ACTIONS, NoParams, PersonalSchedules, checked_params
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support import scheduler_process

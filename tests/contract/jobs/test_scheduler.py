@@ -13,10 +13,10 @@ from actors.scheduler import SchedulerActor
 from fks.clock import Clock, FakeClock, RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Research, Settings, Supervision
-from fks.jobs import schedule
-from fks.jobs.schedule import TaskServices
-from fks.jobs.scheduler import JOBS_AT_ONCE, RunnerDied
 from fks.model.errors import OutageError
+from fks.research.jobs import schedule
+from fks.research.jobs.schedule import TaskServices
+from fks.research.jobs.scheduler import JOBS_AT_ONCE, RunnerDied
 from fks.store.bus import JOBS, Bus
 from fks.store.db import Database
 from fks.store.jobs import JobStore

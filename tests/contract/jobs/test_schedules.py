@@ -6,8 +6,8 @@ import pytest
 
 from fks.clock import Clock, RealClock
 from fks.config.settings import Settings
-from fks.jobs import schedule
-from fks.jobs.schedule import Schedules, TaskServices
+from fks.research.jobs import schedule
+from fks.research.jobs.schedule import Schedules, TaskServices
 from fks.store.db import Database
 from fks.store.documents import DocumentStore, shipped_pages
 

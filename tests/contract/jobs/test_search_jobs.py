@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from fks.backtest.report import document_of
 from fks.clock import FakeClock
 from fks.config.settings import Research, Settings
-from fks.jobs.optimization import KIND, WORKER, parse_optimization
-from fks.jobs.pool import Processes
-from fks.jobs.research_ledger import record_backtest
-from fks.jobs.runner import run_one
-from fks.jobs.schedule import Schedules
 from fks.model.errors import InputError
 from fks.model.timeframe import to_datetime
-from fks.search.ledger import run_of_backtest
+from fks.research.backtest.report import document_of
+from fks.research.jobs.optimization import KIND, WORKER, parse_optimization
+from fks.research.jobs.pool import Processes
+from fks.research.jobs.research_ledger import record_backtest
+from fks.research.jobs.runner import run_one
+from fks.research.jobs.schedule import Schedules
+from fks.research.search.ledger import run_of_backtest
 from fks.store.db import Database
 from fks.store.jobs import JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore

@@ -15,7 +15,7 @@ import pytest
 from actors.scheduler import SchedulerActor
 from fks.clock import RealClock
 from fks.config.paths import Paths
-from fks.jobs.runner import run_one
+from fks.research.jobs.runner import run_one
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.jobs import JobStore
@@ -52,7 +52,9 @@ async def scheduler(
 ) -> AsyncIterator[SchedulerActor]:
     """The scheduler, running; it runs jobs in this process."""
     settings = settings_for(exchange.info)
-    monkeypatch.setattr("fks.jobs.documents.shipped_pages", dict)  # vectors of all pages take seconds of a processor
+    monkeypatch.setattr(
+        "fks.research.jobs.documents.shipped_pages", dict
+    )  # vectors of all pages take seconds of a processor
 
     async def run_job(home: str, job_id: str, gpus: int) -> None:
         await run_one(as_jobs, uuid.UUID(job_id), tmp_path, settings=settings)

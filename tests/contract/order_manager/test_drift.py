@@ -10,11 +10,11 @@ import pytest
 
 from fks.cli.portfolio import show_attribution
 from fks.clock import RealClock
-from fks.jobs.valuation import note_portfolio_equity
 from fks.model.account import Transfer, TransferKind
 from fks.model.errors import OutageError
 from fks.model.order import State
 from fks.model.signal import Kind
+from fks.research.jobs.valuation import note_portfolio_equity
 from fks.store.accounts import AccountStore
 from fks.store.bus import Bus
 from fks.store.db import Database

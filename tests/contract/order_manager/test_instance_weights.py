@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fks.jobs.promotion import version_before
 from fks.model.errors import InputError
+from fks.research.jobs.promotion import version_before
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolio_runs import PortfolioRunStore

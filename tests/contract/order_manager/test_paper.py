@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.backtest import Setup
-from fks.backtest.limits import AccountHolding, DecidedEntry, TapeChecks
 from fks.clock import RealClock
 from fks.config.settings import Paper, Settings, Sim
-from fks.jobs.schedule import write_journal
 from fks.model import ids
 from fks.model.bar import Bars
 from fks.model.margin import Margin
 from fks.model.order import OrderType, Outcome, Side, State
 from fks.model.signal import Kind
 from fks.model.timeframe import NS, iso, to_datetime
+from fks.research.backtest import Setup
+from fks.research.backtest.limits import AccountHolding, DecidedEntry, TapeChecks
+from fks.research.jobs.schedule import write_journal
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fks.jobs.actions import ACTIONS, checked_params
 from fks.model.errors import InputError
+from fks.research.jobs.actions import ACTIONS, checked_params
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolio_runs import PortfolioRunStore

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from fks.entry.rebalancing import RebalanceDriver
-from fks.jobs.scheduler import Scheduler
 from fks.model.account import Balance
 from fks.model.errors import InputError
 from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.model.timeframe import NS, to_datetime, to_ns
+from fks.research.jobs.scheduler import Scheduler
 from fks.store.accounts import AccountStore
 from fks.store.bus import Bus
 from fks.store.db import Database

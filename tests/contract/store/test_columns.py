@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fks.jobs.backtest import BarsRequest
-from fks.jobs.bars import load_stored
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, to_datetime
+from fks.research.jobs.backtest import BarsRequest
+from fks.research.jobs.bars import load_stored
 from fks.store import columns
 from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.backtest import run as run_backtest
-from fks.backtest import setup_for
 from fks.clock import FakeClock, RealClock
 from fks.config.settings import Settings, Strategies
-from fks.jobs.drift import measure
-from fks.jobs.instances import ensure_collected, fitted_now
 from fks.model import ids
 from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError, StaleEpochError
 from fks.model.timeframe import NS, bar_end, iso, to_datetime, to_ns
+from fks.research.backtest import run as run_backtest
+from fks.research.backtest import setup_for
+from fks.research.jobs.drift import measure
+from fks.research.jobs.instances import ensure_collected, fitted_now
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.store.feature_values import FeatureStore, FeatureValue, add_features

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from fks.config.settings import Settings
-from fks.jobs.reports import issue_report
-from fks.jobs.schedule import write_journal
 from fks.model.accounting.period import last_ended
+from fks.research.jobs.reports import issue_report
+from fks.research.jobs.schedule import write_journal
 from fks.store.db import Database
 from fks.store.reports import ReportStore
 from tests.support.users import code_of

@@ -14,9 +14,9 @@ import pytest
 
 from fks.ai.forecast import FeatureSpec, ForecastModel, ForecastSpec, features, labels, panel_of, train
 from fks.ai.forecast_evaluation import leakage
-from fks.jobs.forecast import folds_of, parse_forecast, trained
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
+from fks.research.jobs.forecast import folds_of, parse_forecast, trained
 from tests.support.forecasts import HOUR_NS, START_NS, autoregression, drift_on, evaluated, first_folds
 
 SYMBOL = "BTCUSDT"
@@ -92,7 +92,7 @@ def test_the_same_inputs_make_the_same_artifact() -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fks.jobs.forecast import trained
+from fks.research.jobs.forecast import trained
 from tests.support.forecasts import autoregression
 from fks.ai.forecast import ForecastSpec
 

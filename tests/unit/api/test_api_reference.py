@@ -15,7 +15,12 @@ SOURCES = [
     *(ROOT / "fks" / "api").rglob("*.py"),
     *(
         ROOT / "fks" / name
-        for name in ("store/tokens.py", "market/history/assets.py", "jobs/user_code.py", "jobs/checking.py")
+        for name in (
+            "store/tokens.py",
+            "market/history/assets.py",
+            "research/jobs/user_code.py",
+            "research/jobs/checking.py",
+        )
     ),
     *(ROOT / "fks" / "strategies" / name for name in ("check.py", "registry.py")),
 ]

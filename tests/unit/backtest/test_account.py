@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import Backtest, Setup
-from fks.backtest.account import AccountBacktest, Member
-from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
-from fks.jobs.account import parse_account
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
+from fks.research.backtest import Backtest, Setup
+from fks.research.backtest.account import AccountBacktest, Member
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.jobs.account import parse_account
 from fks.strategies.base import Decisions
 from fks.trading.matching import Commission, CostModel
 from fks.trading.risk.correlation import correlation_of, returns_before

@@ -16,14 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fks.backtest as bt
-from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, statistics_of
-from fks.backtest.fingerprint import RULES, inputs_hash
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.report import document_of
-from fks.backtest.series import trade_table
+import fks.research.backtest as bt
 from fks.config.settings import Risk
-from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents
 from fks.model.errors import InputError
@@ -31,6 +25,12 @@ from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.order import Role
 from fks.model.timeframe import NS, iso
+from fks.research.backtest import Result, Setup, TapeRefused, find_gaps, resample, statistics_of
+from fks.research.backtest.fingerprint import RULES, inputs_hash
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.report import document_of
+from fks.research.backtest.series import trade_table
+from fks.research.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
@@ -1096,7 +1096,7 @@ def test_fingerprints_are_equal_for_equal_inputs_only(monkeypatch: pytest.Monkey
     assert inputs_hash(**named, setup=setup()) == "f9d3702756455fc5932286ad0b93565f4f10340b2771a790e6a36bf3e4ee9ac6"
     # the number as text, not its spelling: 1000 and 1000.00 are one size
     assert _hashes(run(strategy, bars, setup(size=Decimal("1000.00")))) == _hashes(base)
-    monkeypatch.setattr("fks.backtest.fingerprint.RULES", RULES + 1)
+    monkeypatch.setattr("fks.research.backtest.fingerprint.RULES", RULES + 1)
     assert run(strategy, bars, setup()).inputs_hash != base.inputs_hash
 
 

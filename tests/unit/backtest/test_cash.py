@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fks.backtest import Member, Result, Setup
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.order import Role
 from fks.model.timeframe import NS
+from fks.research.backtest import Member, Result, Setup
 from fks.trading.matching import Commission, CostModel, Slippage
 from fks.trading.risk.sizing import affordable_quantity
 from tests.support.backtests import run, run_account

@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.backtest import Backtest, Member, Setup
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.report import document_of
 from fks.market.bars.splits import SplitDay, adjusted
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents, is_perpetual
@@ -20,6 +17,9 @@ from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.timeframe import NS
+from fks.research.backtest import Backtest, Member, Setup
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.report import document_of
 from fks.trading.matching import Borrow, CostModel
 from tests.support.backtests import run, run_account
 from tests.support.given import Given

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import Setup
-from fks.backtest.counterfactual import Ending, UnmadeEntry, value
-from fks.backtest.limits import UNLIMITED
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.order import OrderType, Role, Side
 from fks.model.timeframe import NS, bar_end
+from fks.research.backtest import Setup
+from fks.research.backtest.counterfactual import Ending, UnmadeEntry, value
+from fks.research.backtest.limits import UNLIMITED
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
 from fks.trading.matching import CostModel

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
-from fks.backtest.drift import DecidedFill, DifferenceKind, compare, expected_steps
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.result import Setup
-from fks.backtest.run import run
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
+from fks.research.backtest.drift import DecidedFill, DifferenceKind, compare, expected_steps
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.result import Setup
+from fks.research.backtest.run import run
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
 from fks.trading.matching import CostModel

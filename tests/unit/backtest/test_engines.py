@@ -14,10 +14,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fks.backtest import Result, Setup, kernel
-from fks.backtest.curve import deepest_fall, fall_of
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.statistics import fees_of, rebates_of
 from fks.config.settings import Risk
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -25,6 +21,10 @@ from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.margin import Margin, MarginTier
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import NS, TIMEFRAMES
+from fks.research.backtest import Result, Setup, kernel
+from fks.research.backtest.curve import deepest_fall, fall_of
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.statistics import fees_of, rebates_of
 from fks.strategies.base import Strategy, StrategyError, decide
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.registry import load_catalogue

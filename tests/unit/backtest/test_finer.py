@@ -13,20 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
-from fks.backtest import Setup, resample
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.run import EngineName
-from fks.jobs.account import parse_account, run_account_spec
-from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
-from fks.jobs.bars import load_tape, read_tape
-from fks.jobs.optimization import document_of_search, parse_optimization, search_hash, searched, task_for
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.order import Role
 from fks.model.timeframe import NS
-from fks.search import Search, serial
+from fks.research.backtest import Setup, resample
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.run import EngineName
+from fks.research.jobs.account import parse_account, run_account_spec
+from fks.research.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
+from fks.research.jobs.bars import load_tape, read_tape
+from fks.research.jobs.optimization import document_of_search, parse_optimization, search_hash, searched, task_for
+from fks.research.search import Search, serial
 from fks.strategies.base import PRICE_COLUMNS, Decisions, Strategy
 from fks.strategies.registry import load_catalogue
 from fks.trading.matching import CostModel

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import fks.backtest as bt
-from fks.backtest.series import periods_of
+import fks.research.backtest as bt
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
 from fks.model.errors import ConfigError, InputError
+from fks.research.backtest.series import periods_of
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
@@ -214,11 +214,11 @@ def test_the_sample_is_the_shipped_minutes() -> None:
 def test_a_run_imports_no_pandas_no_ray_and_no_database() -> None:
     program = (
         "import sys\n"
-        "import fks.backtest as bt\n"
+        "import fks.research.backtest as bt\n"
         "from fks.strategies.sma_cross import SmaCross\n"
         "result = bt.run(SmaCross(fast=20, slow=50), bt.sample()[:2000])\n"
         "result.statistics, result.metrics\n"
-        "banned = 'pandas numba ray asyncpg sqlalchemy redis fastapi fks.store fks.jobs fks.market.files fks.config.settings'.split()\n"
+        "banned = 'pandas numba ray asyncpg sqlalchemy redis fastapi fks.store fks.research.jobs fks.market.files fks.config.settings'.split()\n"
         "assert [name for name in banned if name in sys.modules] == []\n"
         "result.trades_frame()\n"
         "assert 'pandas' in sys.modules"

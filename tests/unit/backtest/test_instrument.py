@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks import backtest as bt
-from fks.backtest.account_report import account_document_of
-from fks.backtest.report import document_of
 from fks.cli.backtest import show, show_account
-from fks.jobs.backtest import LoadedBars, parse_spec, setup_of
 from fks.market.files.bars import ImportOptions, read_bars
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
@@ -24,7 +20,11 @@ from fks.model.errors import InputError
 from fks.model.instrument import NO_LARGEST, GivenRules, Lot
 from fks.model.ticks import places_of, shown_places
 from fks.model.timeframe import NS
-from fks.search import Plan, Search, Validation, serial, task_of
+from fks.research import backtest as bt
+from fks.research.backtest.account_report import account_document_of
+from fks.research.backtest.report import document_of
+from fks.research.jobs.backtest import LoadedBars, parse_spec, setup_of
+from fks.research.search import Plan, Search, Validation, serial, task_of
 from fks.strategies.sma_cross import SmaCross
 
 D = Decimal

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import Member, Result, Setup, run_account, setup_for
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.metrics import metrics_of
-from fks.backtest.report import document_of
-from fks.jobs.backtest import LoadedBars, parse_spec, setup_of
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin, liquidation_ticks
 from fks.model.order import Role
 from fks.model.timeframe import NS
+from fks.research.backtest import Member, Result, Setup, run_account, setup_for
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.metrics import metrics_of
+from fks.research.backtest.report import document_of
+from fks.research.jobs.backtest import LoadedBars, parse_spec, setup_of
 from fks.trading.matching import CostModel
 from tests.support.backtests import run
 from tests.support.given import Given

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fks.backtest import Backtest, Member, Setup, metrics_of, setup_for, statistics_of
-from fks.backtest import metrics as formulas
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.series import Periods, drawdown_of, periods_of, position_of, rolling_of, trade_table
 from fks.model.bar import Bars
 from fks.model.cash_flows import FundingRate, InstrumentEvents
 from fks.model.timeframe import NS, TIMEFRAMES
+from fks.research.backtest import Backtest, Member, Setup, metrics_of, setup_for, statistics_of
+from fks.research.backtest import metrics as formulas
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.series import Periods, drawdown_of, periods_of, position_of, rolling_of, trade_table
 from fks.strategies.base import Decisions, Strategy
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue

@@ -13,13 +13,13 @@ import numpy as np
 import orjson
 import pytest
 
-import fks.backtest as bt
-from fks.backtest.compare import compare, run_of
-from fks.backtest.frames import trades_csv, write_trades
-from fks.backtest.page import compare_page, report_page
-from fks.backtest.report import document_of
-from fks.backtest.series import drawdown_of
+import fks.research.backtest as bt
 from fks.model.errors import InputError
+from fks.research.backtest.compare import compare, run_of
+from fks.research.backtest.frames import trades_csv, write_trades
+from fks.research.backtest.page import compare_page, report_page
+from fks.research.backtest.report import document_of
+from fks.research.backtest.series import drawdown_of
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
 

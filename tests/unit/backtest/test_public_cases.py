@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from fks import backtest
-from fks.backtest import Backtest
 from fks.indicators import rsi
 from fks.model.bar import Bars
 from fks.model.timeframe import NS
-from fks.search.run import search
-from fks.search.splits import Validation
+from fks.research import backtest
+from fks.research.backtest import Backtest
+from fks.research.search.run import search
+from fks.research.search.splits import Validation
 from fks.strategies.base import Decisions, Strategy, input_bars
 from tests.support.backtests import run
 from tests.support.given import Given

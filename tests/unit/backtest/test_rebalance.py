@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest.rebalance import (
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.model.instrument import Instrument
+from fks.model.order import Side
+from fks.model.timeframe import NS, TIMEFRAMES
+from fks.research.backtest.rebalance import (
     AllocationSchedule,
     PortfolioBacktest,
     PortfolioSetup,
     portfolio_document_of,
     run_portfolio,
 )
-from fks.model.bar import Bars
-from fks.model.errors import InputError
-from fks.model.instrument import Instrument
-from fks.model.order import Side
-from fks.model.timeframe import NS, TIMEFRAMES
 from fks.trading.matching import CostModel, Slippage
 from fks.trading.portfolio.allocation import AllocationConstraints, AllocationMethod, AllocationOptions
 from fks.trading.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerPolicy

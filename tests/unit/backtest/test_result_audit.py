@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fks.backtest import FillRow, Result, Setup
-from fks.backtest.limits import UNLIMITED
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS
+from fks.research.backtest import FillRow, Result, Setup
+from fks.research.backtest.limits import UNLIMITED
 from fks.strategies.base import evaluate
 from fks.trading.matching import CostModel, Slippage
 from tests.support import result_audit
@@ -161,8 +161,8 @@ def test_the_auditor_shares_no_code_with_the_rule() -> None:
     source = Path(result_audit.__file__).read_text()
     imported = set(re.findall(r"^from (\S+) import", source, flags=re.MULTILINE))
     own = {name for name in imported if name.startswith(("fks", "tests"))}
-    assert own == {"fks.backtest", "fks.model.bar", "fks.model.order", "tests.support.given"}
-    assert re.findall(r"from fks.backtest import (.*)", source) == ["FillRow, Result, Setup"]
+    assert own == {"fks.research.backtest", "fks.model.bar", "fks.model.order", "tests.support.given"}
+    assert re.findall(r"from fks.research.backtest import (.*)", source) == ["FillRow, Result, Setup"]
 
 
 def test_a_right_result_has_no_findings(right: AuditedRun) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.jobs.rhythm import Rhythm, cause_of
 from fks.model.errors import InputError
+from fks.research.jobs.rhythm import Rhythm, cause_of
 
 START = datetime(2026, 3, 1, 10, 30, tzinfo=UTC)
 rhythms = st.one_of(

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.backtest import Member, Result, Setup, resample
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.metrics import metrics_of
-from fks.backtest.report import document_of
-from fks.backtest.series import benchmark_of
-from fks.backtest.statistics import statistics_of
 from fks.market.bars.columns import aggregate_bars
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.futures import continuous, instrument_of_symbol
 from fks.model.timeframe import NS, to_ns
+from fks.research.backtest import Member, Result, Setup, resample
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.metrics import metrics_of
+from fks.research.backtest.report import document_of
+from fks.research.backtest.series import benchmark_of
+from fks.research.backtest.statistics import statistics_of
 from fks.strategies.base import Decisions, decide
 from fks.strategies.registry import load_catalogue
 from fks.trading.matching import Commission, CostModel, Slippage

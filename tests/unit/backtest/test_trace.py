@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fks.backtest.trace import answer_to, request_of, trace
 from fks.indicators import compute
 from fks.model.bar import Bars
+from fks.research.backtest.trace import answer_to, request_of, trace
 from fks.strategies.base import Decisions, Strategy
 from fks.strategies.check import with_inputs
 from fks.strategies.registry import load_catalogue

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest.fingerprint import tape_hash
-from fks.backtest.frames import sample
 from fks.market.bars.splits import adjusted, split_day
 from fks.model.bar import Bars, Feature, Floats
 from fks.model.errors import InputError
 from fks.model.features import EventColumn, EventRevision, aligned, check_feature_name, near_events
 from fks.model.timeframe import bar_end
+from fks.research.backtest.fingerprint import tape_hash
+from fks.research.backtest.frames import sample
 from fks.strategies.base import Decisions, Strategy, StrategyError, decide, evaluate, feature
 from fks.strategies.check import check_strategy, ensure_causal, synthetic, with_inputs
 

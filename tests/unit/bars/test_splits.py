@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import Backtest, resample, run, setup_for
 from fks.market.bars.splits import SplitDay, adjusted, split_day, split_like, tick_of
 from fks.model.bar import Bars, ShareSplit
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_ns
+from fks.research.backtest import Backtest, resample, run, setup_for
 from fks.strategies.base import Decisions, Strategy, evaluate
 
 FIRST = date(2014, 6, 2)  # a Monday

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fks.backtest import resample, run, sample, setup_for
-from fks.backtest.series import periods_of
 from fks.config.risk import Risk
-from fks.jobs.backtest import BarsRequest
-from fks.jobs.bars import load_trades
 from fks.market.bars.columns import aggregate_bars, volume_bars
 from fks.market.files.bars import ImportOptions, read_bars
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.features import aligned
 from fks.model.timeframe import NS, check_bar_kind, volume_of
+from fks.research.backtest import resample, run, sample, setup_for
+from fks.research.backtest.series import periods_of
+from fks.research.jobs.backtest import BarsRequest
+from fks.research.jobs.bars import load_trades
 from fks.strategies.registry import load_catalogue
 
 START = 1_704_067_200 * NS  # 2024-01-01

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.backtest import Setup
-from fks.backtest.counterfactual import Ending, UnmadeEntry, value
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.report import findings_of
 from fks.clock import FakeClock
 from fks.model.bar import Bar, Bars
 from fks.model.instrument import Instrument
 from fks.model.order import ExecutedOrder, OrderType, Role, Side, State
 from fks.model.timeframe import NS
+from fks.research.backtest import Setup
+from fks.research.backtest.counterfactual import Ending, UnmadeEntry, value
+from fks.research.backtest.limits import UNLIMITED
+from fks.research.backtest.report import findings_of
 from fks.trading.matching import CostModel, Slippage
 from fks.trading.venues.paper import PaperVenue
 from tests.support.backtests import run

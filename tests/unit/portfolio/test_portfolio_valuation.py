@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest.metrics import benchmark_metrics_of, equity_metrics_of
 from fks.model.account import Position
 from fks.model.accounting.valuation import (
     EquityBefore,
@@ -30,6 +29,7 @@ from fks.model.accounting.valuation import (
 )
 from fks.model.order import Side
 from fks.model.timeframe import to_ns
+from fks.research.backtest.metrics import benchmark_metrics_of, equity_metrics_of
 from fks.trading.portfolio.position import apply_fill
 from fks.trading.portfolio.risk import AccountMargin, margin_of
 from tests.support.order_values import a_fill, an_instrument

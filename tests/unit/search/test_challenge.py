@@ -7,9 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fks.backtest import Setup, setup_for
-from fks.search.challenge import ChallengeRules, Excess, RecordedChange, RecordedDecisions, evaluate_excess, excess_of
-from fks.search.objectives import Period
+from fks.research.backtest import Setup, setup_for
+from fks.research.search.challenge import (
+    ChallengeRules,
+    Excess,
+    RecordedChange,
+    RecordedDecisions,
+    evaluate_excess,
+    excess_of,
+)
+from fks.research.search.objectives import Period
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.backtest.report import document_of
 from fks.model.research import Earlier, ResearchRun
-from fks.search import Plan, Validation, expected_best_sharpe, period_returns, search
-from fks.search.ledger import held_back_ns, judged, run_of_backtest, run_of_search, with_ledger
-from fks.search.objectives import period_of
-from fks.search.overfitting import sharpe
+from fks.research.backtest.report import document_of
+from fks.research.search import Plan, Validation, expected_best_sharpe, period_returns, search
+from fks.research.search.ledger import held_back_ns, judged, run_of_backtest, run_of_search, with_ledger
+from fks.research.search.objectives import period_of
+from fks.research.search.overfitting import sharpe
 from tests.support.backtests import run
 from tests.support.no_skill import Coin, Tide, free_setup, tidal, walk
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.search import (
+from fks.research.search import (
     backtest_overfitting,
     block_sums,
     deflated_sharpe,

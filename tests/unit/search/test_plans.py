@@ -9,8 +9,8 @@ import optuna
 import pytest
 
 from fks.model.errors import BugError, InputError
-from fks.search import Plan, planner_of, space_of
-from fks.search.plans import Planner, TrialResult
+from fks.research.search import Plan, planner_of, space_of
+from fks.research.search.plans import Planner, TrialResult
 from fks.strategies.sma_cross import SmaCross
 
 SPACE = space_of(SmaCross, {"fast": "2:60", "slow": "5:200"})

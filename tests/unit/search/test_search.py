@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import TapeRefused, setup_for
-from fks.backtest.run import EngineName
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
 from fks.model.errors import InputError
 from fks.model.order import Role
-from fks.search import (
+from fks.research.backtest import TapeRefused, setup_for
+from fks.research.backtest.run import EngineName
+from fks.research.search import (
     Plan,
     Search,
     Surface,
@@ -31,7 +31,7 @@ from fks.search import (
     search,
     task_of,
 )
-from fks.search.objectives import Period, Returns, period_of
+from fks.research.search.objectives import Period, Returns, period_of
 from fks.strategies.base import Decisions, Strategy
 from tests.support.backtests import run
 from tests.support.no_skill import Coin, Tide, free_setup, tidal, walk

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fks.model.bar import Bars
 from fks.model.errors import InputError
-from fks.search import Plan, planner_of, space_of
+from fks.research.search import Plan, planner_of, space_of
 from fks.strategies.base import Decisions, Protected
 from fks.strategies.pairs import Pairs
 from fks.strategies.sma_cross import SmaCross

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.errors import InputError
-from fks.search import Split, Validation, combinatorial_purged, hold_out, purged_k_fold, walk_forward
-from fks.search.splits import paths_of
+from fks.research.search import Split, Validation, combinatorial_purged, hold_out, purged_k_fold, walk_forward
+from fks.research.search.splits import paths_of
 
 
 def bars_of(ranges: tuple[tuple[int, int], ...]) -> set[int]:

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fks.backtest import Backtest, Setup
-from fks.backtest.limits import UNLIMITED
 from fks.indicators.exact import rolling_sum, to_ticks
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
 from fks.model.order import Role
 from fks.model.parent import BreakEven
+from fks.research.backtest import Backtest, Setup
+from fks.research.backtest.limits import UNLIMITED
 from fks.strategies.base import BarStrategy, Context, StrategyError, evaluate
 from fks.strategies.check import check_strategy, synthetic
 from fks.strategies.registry import load_catalogue

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.backtest.instrument import setup_for
-from fks.jobs.optimization import search_hash
 from fks.model.bar import Bars
 from fks.model.errors import InputError
-from fks.search.run import task_of
-from fks.search.space import space_of
+from fks.research.backtest.instrument import setup_for
+from fks.research.jobs.optimization import search_hash
+from fks.research.search.run import task_of
+from fks.research.search.space import space_of
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import check_strategy, synthetic
 from fks.strategies.combination import Combination

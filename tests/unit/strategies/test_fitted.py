@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from pydantic import Field, ValidationError
 
-from fks.backtest import Result, account
-from fks.backtest import run as run_backtest
-from fks.backtest.run import panel_of
 from fks.model.bar import Bars, Feature, ShareSplit
 from fks.model.errors import InputError
 from fks.model.timeframe import iso
-from fks.search import Plan, Validation, evaluate, search, task_of
-from fks.search.evaluate import strategy_of
-from fks.search.plans import Proposal
+from fks.research.backtest import Result, account
+from fks.research.backtest import run as run_backtest
+from fks.research.backtest.run import panel_of
+from fks.research.search import Plan, Validation, evaluate, search, task_of
+from fks.research.search.evaluate import strategy_of
+from fks.research.search.plans import Proposal
 from fks.strategies.base import BarStrategy, Context, Decisions, Fitted, Panel, StrategyError, fitted_on, history_of
 from fks.strategies.check import check_strategy
 from fks.strategies.combination import Combination

@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fks.backtest import AccountBacktest, Member, TapeRefused, resample, sample, setup_for
-from fks.backtest.limits import UNLIMITED
 from fks.indicators import INDICATORS, atr, cross_side, higher, macd, rsi, sma, zscore
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.order import Role
 from fks.model.signal import EntryGroup
 from fks.model.timeframe import NS
+from fks.research.backtest import AccountBacktest, Member, TapeRefused, resample, sample, setup_for
+from fks.research.backtest.limits import UNLIMITED
 from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate, group_of, input_bars
 from fks.strategies.buy_and_hold import BuyAndHold
 from fks.strategies.check import check_strategy, synthetic, with_inputs

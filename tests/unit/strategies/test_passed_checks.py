@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import fks.indicators
-from fks.backtest.run import check_tape, run
 from fks.model.bar import Bars, Feature
+from fks.research.backtest.run import check_tape, run
 from fks.strategies.base import Decisions, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.combination import Combination

@@ -92,14 +92,14 @@ def test_check_never_executes_the_running_program(
         "bt.run(Cross(), bt.resample(bt.sample(), '1h'), check=False)",
         "bt.run_account([bt.Member(Cross(), bt.resample(bt.sample(), '1h'))], check=False)",
         "__import__('fks.strategies.check').strategies.check.check_strategy(Cross())",
-        "fks.search.search(Cross, {'fast': [5, 8]}, (hours := bt.resample(bt.sample(), '1h')), bt.setup_for(hours))",
+        "fks.research.search.search(Cross, {'fast': [5, 8]}, (hours := bt.resample(bt.sample(), '1h')), bt.setup_for(hours))",
         "__import__('other').go()",
     ],
     ids=["backtest", "unchecked", "account", "check", "search", "through another module"],
 )
 def test_work_begun_while_a_check_executes_its_file_is_refused(tmp_path: Path, begins: str) -> None:
     """`other` takes the class of the module that is imported, so the name of the class does not end the recursion."""
-    (tmp_path / "one.py").write_text(f"{STRATEGY}import fks.search\n{begins}\n")
+    (tmp_path / "one.py").write_text(f"{STRATEGY}import fks.research.search\n{begins}\n")
     (tmp_path / "other.py").write_text("def go():\n    import one\n    one.trades_of(one.Cross)\n")
     found = _run(tmp_path, ["-c", "import one; one.trades_of(one.Cross)"])
     assert found.stdout.count("started") <= 2, found.stdout

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
-from fks.backtest import Setup
-from fks.backtest.limits import UNLIMITED
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of
 from fks.model.instrument import Instrument
 from fks.model.margin import Margin
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS
+from fks.research.backtest import Setup
+from fks.research.backtest.limits import UNLIMITED
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.trading.matching import CostModel, Slippage
 from tests.support.backtests import run

@@ -12,8 +12,8 @@ from fks.model.ninja import MT5, PLATFORMS
 from fks.runtime import Component
 
 if TYPE_CHECKING:
-    from fks.ninja_link.secret_file import SecretWait
-    from fks.ninja_link.service import LinkPorts, NinjaLink
+    from fks.bridge.ninja_link.secret_file import SecretWait
+    from fks.bridge.ninja_link.service import LinkPorts, NinjaLink
 
 OUTAGE_S = 1.0  # after PostgreSQL did not answer
 
@@ -25,7 +25,7 @@ class NinjaActor:
     before its first byte leaves; an event is committed before the bridge is acknowledged, and stored once.
     """
 
-    MODULES = ("fks.ninja_link.service", "fks.store.ninja", "fks.store.facts")
+    MODULES = ("fks.bridge.ninja_link.service", "fks.store.ninja", "fks.store.facts")
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
@@ -38,8 +38,8 @@ class NinjaActor:
     async def start(self) -> None:
         """Read the stored state and take over what may have been sent. Raising is a failed start; a secret that cannot
         be used is none: `run` waits for it."""
-        from fks.ninja_link.secret_file import SecretWait, load_secret
-        from fks.ninja_link.service import LinkPorts
+        from fks.bridge.ninja_link.secret_file import SecretWait, load_secret
+        from fks.bridge.ninja_link.service import LinkPorts
         from fks.store.facts import FactStore
         from fks.store.ninja import NinjaStore, events_topic
 
@@ -91,7 +91,7 @@ class NinjaActor:
 
     async def _started(self, secret: bytes) -> NinjaLink:
         """Return a link that has read the stored state. Errors: OutageError, StaleEpochError."""
-        from fks.ninja_link.service import LinkOptions, NinjaLink
+        from fks.bridge.ninja_link.service import LinkOptions, NinjaLink
 
         assert self._ports is not None
         group = self._component.settings.links(self._platform)[self._group]

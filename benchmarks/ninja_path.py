@@ -25,10 +25,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the tests, however this is started
 
 from benchmarks._results import run, same
+from fks.bridge.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.clock import RealClock
 from fks.config.settings import DatabaseSettings
 from fks.model.ninja import MT5, NINJA, BridgePlatform, NinjaRequest, RequestKind
-from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -1,4 +1,14 @@
-"""The bridge's side of the wire `fks1`: signals, journal, events, sessions and market data of one trading platform.
+"""Bridges to trading platforms that run beside FKS: NinjaTrader 8 and MetaTrader 5, on one wire, `fks1`.
 
-The simulated NinjaTrader and the agent of MetaTrader 5 use it, each behind the port `fks.bridge.platform.Platform`.
+A bridge holds its own journal and answers twice what it was asked twice, so a link that was cut in the middle of an
+order finds out what became of it. Both ends are here; the AddOn of NinjaTrader, in C#, is in `nt8/`.
+
+- ninja: the wire, its state machines and its signals; pure
+- ninja_link: the sockets of FKS's end, for the venue, the exchange and the guardian
+- peer: the platform's end of the wire, behind one port
+- mt5: the agent beside MetaTrader 5, on that end; it is shipped alone, as a zip
+
+Imported by: market, trading, system, interfaces, lab
+Begin with: `ninja/machine.py`
+Most important: `ninja/signals.py`, `ninja_link/service.py`, `peer/bridge.py`
 """

@@ -61,12 +61,12 @@ def made_mt5_certificate(ctx: click.Context, symbol: str, file: Path | None) -> 
 
     Errors: ConfigError, InputError and OutageError before any order is sent.
     """
+    from fks.bridge.ninja.session import Identity
+    from fks.bridge.ninja_link.check import Address
+    from fks.bridge.ninja_link.secret_file import load_secret
     from fks.cli.store import is_running
     from fks.clock import RealClock
     from fks.model.ninja import MT5
-    from fks.ninja.session import Identity
-    from fks.ninja_link.check import Address
-    from fks.ninja_link.secret_file import load_secret
     from fks.sim.mt5 import COMPANY
     from fks.trading.venues.certify import VenueCertifier
     from fks.trading.venues.ninja.certify import FIRST, OTHERS, Mt5Rig, subject_of

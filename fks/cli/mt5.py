@@ -19,14 +19,15 @@ from fks.cli.ninja.status import link_state
 _FKS = Path(__file__).resolve().parents[1]
 #: what the agent imports of FKS
 _PARTS = (
-    "__init__.py", "bridge/*.py", "clock/*.py", "model/__init__.py", "model/errors.py", "model/ninja.py",
-    "model/untrusted.py", "mt5/*.py", "ninja/__init__.py", "ninja/auth.py", "ninja/framing.py", "ninja/strict_json.py",
+    "__init__.py", "bridge/__init__.py", "bridge/mt5/*.py", "bridge/ninja/__init__.py", "bridge/ninja/auth.py",
+    "bridge/ninja/framing.py", "bridge/ninja/strict_json.py", "bridge/peer/*.py", "clock/*.py", "model/__init__.py",
+    "model/errors.py", "model/ninja.py", "model/untrusted.py", "moved.py",
 )  # fmt: skip
 _TEXTS = {
     "requirements.txt": "MetaTrader5\npydantic>=2\n",
     "agent.env.example": "MT5_TERMINAL_PATH=C:\\Program Files\\MetaTrader 5\\terminal64.exe\nMT5_ACCOUNT_NUMBER=\n"
     "MT5_PASSWORD=\nMT5_SERVER=\n",
-    "agent.cmd": "@cd /d %~dp0\n@.venv\\Scripts\\python -m fks.mt5 %*\n",
+    "agent.cmd": "@cd /d %~dp0\n@.venv\\Scripts\\python -m fks.bridge.mt5 %*\n",
     "README.txt": """Agent of MetaTrader 5 for FKS
 
 It was tested against a stand-in of the package MetaTrader5, and never run with a real terminal.
@@ -106,8 +107,8 @@ def agent(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
 
     Terminal and account are the settings [mt5] terminal_path, account_number, password and server.
     """
-    from fks.mt5.agent import AgentOptions, agent_config, load_package, serve_agent
-    from fks.mt5.platform import Mt5Login
+    from fks.bridge.mt5.agent import AgentOptions, agent_config, load_package, serve_agent
+    from fks.bridge.mt5.platform import Mt5Login
 
     found = settings_of(ctx).mt5
     password = found.password.get_secret_value() if found.password else None
@@ -187,10 +188,10 @@ def test(ctx: click.Context, pings: int, as_json: bool) -> None:
     Uses [mt5] host, port, group and secret_file. It only looks on, and does not disturb the session that trades. Needs
     no running system.
     """
+    from fks.bridge.ninja.session import Identity
+    from fks.bridge.ninja_link.check import Address
+    from fks.bridge.ninja_link.secret_file import load_secret
     from fks.model.ninja import MT5
-    from fks.ninja.session import Identity
-    from fks.ninja_link.check import Address
-    from fks.ninja_link.secret_file import load_secret
 
     mt5 = settings_of(ctx).mt5
     secret = load_secret(mt5.secret_file, paths_of(ctx).home, mt5.host, MT5)

@@ -180,7 +180,7 @@ def nt8(ctx: click.Context, /, as_json: bool, is_list: bool, **given: Any) -> No
 
 
 def _nt8_options(given: dict[str, Any]) -> ServerOptions:
-    from fks.bridge.bridge import BridgeConfig
+    from fks.bridge.peer.bridge import BridgeConfig
     from fks.sim.nt8.server import ServerOptions, check_instruments
     from fks.sim.nt8.unkindness import KINDS, drawn, only
 
@@ -264,8 +264,8 @@ def mt5(ctx: click.Context, /, as_json: bool, is_list: bool, **given: Any) -> No
         raise InputError(f"chance {given['chance']} is no probability", remedy="write a number from 0 to 1")
     import asyncio
 
-    from fks.mt5.agent import AgentOptions, agent_config, serve_agent
-    from fks.mt5.platform import Mt5Login
+    from fks.bridge.mt5.agent import AgentOptions, agent_config, serve_agent
+    from fks.bridge.mt5.platform import Mt5Login
 
     folder = given["data_dir"] or Path(ctx.obj["home"]) / "sim-mt5"
     options = TerminalOptions(

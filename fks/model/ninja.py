@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-#: States of a connection whose bridge has proven the secret (`fks.ninja.machine.LIVE`).
+#: States of a connection whose bridge has proven the secret (`fks.bridge.ninja.machine.LIVE`).
 CONNECTED: Final = frozenset({"REPLAY", "READY", "SUSPECT"})
 #: Whether entries need a MAC on each line of the session. `auto`: once the bridge was seen to do it; `off`: never done.
 LineMacRule = Literal["auto", "required", "off"]

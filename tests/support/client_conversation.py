@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja import strict_json
-from fks.ninja.auth import bridge_mac
-from fks.ninja.session import ClientSession, Prepared
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import bridge_mac
+from fks.bridge.ninja.session import ClientSession, Prepared
 from tests.support.conversations import Conversation, Step, Variables, parse
 from tests.support.ninja import SECRET, ManualClock, Wire, draws, identity, right_mac
 

@@ -7,11 +7,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.bridge.bridge import Bridge
-from fks.bridge.journal import EpochJournal
-from fks.bridge.server import BridgeKilled
-from fks.mt5.agent import agent_config
-from fks.mt5.platform import Mt5Login, Mt5Platform
+from fks.bridge.mt5.agent import agent_config
+from fks.bridge.mt5.platform import Mt5Login, Mt5Platform
+from fks.bridge.peer.bridge import Bridge
+from fks.bridge.peer.journal import EpochJournal
+from fks.bridge.peer.server import BridgeKilled
 from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 
 START_MS = 1_764_000_000_000

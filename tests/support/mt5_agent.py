@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fks.ninja import strict_json
+from fks.bridge.ninja import strict_json
 from tests.support.ninja import EPOCH, status
 from tests.support.ninja_server import ScriptedBridge
 

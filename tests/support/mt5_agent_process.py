@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fks.bridge.mt5.agent import AgentOptions, agent_config, start_agent
+from fks.bridge.mt5.platform import Mt5Login
 from fks.clock import RealClock
-from fks.mt5.agent import AgentOptions, agent_config, start_agent
-from fks.mt5.platform import Mt5Login
 from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 
 LOGIN = 5001

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fks.bridge.server import BridgeKilled
-from fks.mt5.agent import AgentOptions, Mt5Agent, agent_config
-from fks.mt5.platform import Mt5Login, magic_of
+from fks.bridge.mt5.agent import AgentOptions, Mt5Agent, agent_config
+from fks.bridge.mt5.platform import Mt5Login, magic_of
+from fks.bridge.peer.server import BridgeKilled
 from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from tests.support import conversations, nt8_host
 from tests.support.conversations import Step

@@ -21,14 +21,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fks.bridge.mt5.platform import magic_of
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import client_mac
 from fks.clock import RealClock
 from fks.clock.waiting import end_task
 from fks.model.ninja import FINAL, MT5, RequestState
 from fks.model.order import TERMINAL, State
 from fks.model.signal import Kind
-from fks.mt5.platform import magic_of
-from fks.ninja import strict_json
-from fks.ninja.auth import client_mac
 from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from fks.bridge.ninja.fields import read
+from fks.bridge.ninja.messages import InstrumentMessage
+from fks.bridge.ninja_link.service import NinjaLink
 from fks.clock import RealClock
 from fks.market.exchanges.mt5.exchange import instrument_of
 from fks.model.ids import leg_id
 from fks.model.ninja import MT5
 from fks.model.order import Order, Side, State
 from fks.model.signal import Kind
-from fks.ninja.fields import read
-from fks.ninja.messages import InstrumentMessage
-from fks.ninja_link.service import NinjaLink
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore

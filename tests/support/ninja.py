@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import LineMac, bridge_mac, client_mac, is_marked, line_macs, marked
+from fks.bridge.ninja.machine import LinkState
+from fks.bridge.ninja.session import ClientSession, Draws, Identity
 from fks.model.ninja import LineMacRule
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja import strict_json
-from fks.ninja.auth import LineMac, bridge_mac, client_mac, is_marked, line_macs, marked
-from fks.ninja.machine import LinkState
-from fks.ninja.session import ClientSession, Draws, Identity
 
 SECRET = b"correct-horse-battery-staple-0001"
 INSTANCE = "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7"

@@ -11,7 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.bridge.bridge import BridgeConfig
+from fks.bridge.ninja_link.service import NinjaLink
+from fks.bridge.peer.bridge import BridgeConfig
 from fks.clock import RealClock
 from fks.config.settings import Http, Ninja, Risk, Settings, VenueSettings
 from fks.model.futures import contract_of
@@ -19,7 +20,6 @@ from fks.model.ids import copy_signal_id, intent_id
 from fks.model.ninja import NinjaRequest
 from fks.model.order import Side
 from fks.model.signal import Kind
-from fks.ninja_link.service import NinjaLink
 from fks.sim.nt8.server import BridgeServer, ServerOptions
 from fks.store.bus import Bus
 from fks.store.db import Database

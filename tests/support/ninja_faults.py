@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from fks.bridge.ninja.messages import order_name
 from fks.clock.waiting import end_task
 from fks.model.errors import OutageError
 from fks.model.ninja import FINAL, NINJA, BridgePlatform, NinjaEvent, NinjaRequest, RequestKind, RequestState
-from fks.ninja.messages import order_name
 from fks.sim.nt8.server import front_contract
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore

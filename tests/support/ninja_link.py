@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fks.bridge.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.clock import RealClock
 from fks.clock.waiting import end_task
 from fks.model.errors import OutageError
 from fks.model.ninja import NINJA, BridgePlatform, LineMacRule, NinjaRequest, RequestKind, RequestRecord
-from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store.db import Database
 from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch

@@ -12,11 +12,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from fks.bridge.ninja_link.secret_file import load_secret
+from fks.bridge.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.clock import RealClock
 from fks.config.settings import DatabaseSettings
 from fks.model.ninja import PLATFORMS
-from fks.ninja_link.secret_file import load_secret
-from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store.db import Database
 from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from fks.ninja import strict_json
-from fks.ninja.auth import LineMac, bridge_mac, client_mac, line_macs
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import LineMac, bridge_mac, client_mac, line_macs
 from tests.support.ninja import BRIDGE_NONCE, EPOCH, MARKED_NONCE, SECRET, challenge, status
 
 ACCOUNT = {

@@ -9,8 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.bridge.bridge import Bridge, BridgeConfig
-from fks.bridge.journal import EpochJournal
+from fks.bridge.peer.bridge import Bridge, BridgeConfig
+from fks.bridge.peer.journal import EpochJournal
 from fks.sim.nt8.platform import SimulatedNinjaTrader
 from fks.sim.nt8.unkindness import KIND, Unkindness
 

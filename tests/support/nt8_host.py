@@ -15,8 +15,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.ninja import strict_json
-from fks.ninja.auth import LineMac, line_macs, marked
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import LineMac, line_macs, marked
 from tests.support import conversations
 from tests.support.conversations import Step, Variables, parse_json
 from tests.support.free_port import free_port

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
-from fks.bridge.bridge import BridgeConfig
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.session import ClientSession, Identity, Prepared
+from fks.bridge.ninja.signals import LinkSignalState
+from fks.bridge.ninja_link.link import Link, system_draws
+from fks.bridge.peer.bridge import BridgeConfig
 from fks.clock import RealClock
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.session import ClientSession, Identity, Prepared
-from fks.ninja.signals import LinkSignalState
-from fks.ninja_link.link import Link, system_draws
 from fks.sim.nt8.server import BridgeServer, ServerOptions, front_contract, start
 from fks.sim.nt8.unkindness import KIND, Unkindness
 from tests.support.waiting import until

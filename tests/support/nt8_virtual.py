@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from fks.bridge.bridge import Bridge, BridgeConfig
-from fks.bridge.journal import EpochJournal
-from fks.bridge.platform import PlatformBar, PlatformOrder, PlatformQuote
-from fks.bridge.sessions import BridgeSessions, Output
-from fks.ninja import messages, strict_json
-from fks.ninja.auth import LineMac, bridge_mac, client_mac, line_macs, marked
+from fks.bridge.ninja import messages, strict_json
+from fks.bridge.ninja.auth import LineMac, bridge_mac, client_mac, line_macs, marked
+from fks.bridge.peer.bridge import Bridge, BridgeConfig
+from fks.bridge.peer.journal import EpochJournal
+from fks.bridge.peer.platform import PlatformBar, PlatformOrder, PlatformQuote
+from fks.bridge.peer.sessions import BridgeSessions, Output
 from fks.sim.nt8.platform import SimulatedNinjaTrader
 from tests.support import conversations
 from tests.support.conversations import Step, Variables

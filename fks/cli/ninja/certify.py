@@ -24,7 +24,7 @@ from fks.model.json_fields import json_fields
 from fks.model.timeframe import NS, iso
 
 if TYPE_CHECKING:
-    from fks.ninja_link.certify import Certifier, Subject
+    from fks.bridge.ninja_link.certify import Certifier, Subject
 
 PASSED, FAILED, SKIPPED, OPEN = "passed", "failed", "skipped", "open"
 _OUTCOMES = {"pass": PASSED, "done": PASSED, "fail": FAILED, "skip": SKIPPED}
@@ -251,7 +251,7 @@ def _run(report: CertifyReport, certifier: Certifier, answers: _Answers, *, show
 
 
 def _check(report: CertifyReport, certifier: Certifier, step: CertifyStep) -> bool:
-    from fks.ninja_link.certify import CheckFailed
+    from fks.bridge.ninja_link.certify import CheckFailed
 
     by = "fks" if not step.task else f"{_who()}, fks"
     try:
@@ -280,17 +280,17 @@ def _checks(
 
 
 def _certifier(ctx: click.Context) -> tuple[str, Callable[[Subject], Certifier]]:
+    from fks.bridge.ninja_link.certify import Certifier
     from fks.cli.ninja.connection import identity_of
     from fks.clock import RealClock
-    from fks.ninja_link.certify import Certifier
 
     identity, address = identity_of(ctx)
     return identity.group, lambda subject: Certifier(identity, address, subject, RealClock(), lambda: uuid.uuid4().hex)
 
 
 def _subject(report: CertifyReport, price: Decimal | None, stop_points: Decimal) -> Subject:
+    from fks.bridge.ninja_link.certify import Subject
     from fks.model.futures import Contract, trade_date
-    from fks.ninja_link.certify import Subject
 
     contract = Contract.parse(report.instrument, trade_date(_now_ns()))
     return Subject(report.account, contract.name, contract.spec.tick, stop_points, price)

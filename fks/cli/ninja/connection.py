@@ -13,10 +13,10 @@ from fks.cli.base import as_json, emit, paths_of, settings_of, table
 from fks.model.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fks.bridge.ninja import outputs as o
+    from fks.bridge.ninja.session import Identity
+    from fks.bridge.ninja_link.check import Address, Checked
     from fks.config.settings import Ninja, NinjaGroup
-    from fks.ninja import outputs as o
-    from fks.ninja.session import Identity
-    from fks.ninja_link.check import Address, Checked
 
 
 @click.command()
@@ -35,8 +35,8 @@ def test(ctx: click.Context, pings: int, group: str | None, as_json: bool) -> No
 
 def show_connection(identity: Identity, address: Address, pings: int, schema: str | None) -> None:
     """Check a connection and print the findings; as JSON with a `schema`. Errors: OutageError, ConfigError."""
+    from fks.bridge.ninja_link.check import check_connection
     from fks.clock import RealClock
-    from fks.ninja_link.check import check_connection
 
     checked = asyncio.run(check_connection(identity, address, RealClock(), pings=pings))
     if schema is not None:
@@ -69,10 +69,10 @@ def tail(ctx: click.Context, count: int | None, is_replay: bool, group: str | No
 
     With --json one JSON object a line. Connects again by itself. Needs no running system.
     """
+    from fks.bridge.ninja import outputs as o
+    from fks.bridge.ninja.strict_json import dumps
+    from fks.bridge.ninja_link.check import follow
     from fks.clock import RealClock
-    from fks.ninja import outputs as o
-    from fks.ninja.strict_json import dumps
-    from fks.ninja_link.check import follow
 
     identity, address = identity_of(ctx)
     shown = 0
@@ -95,9 +95,9 @@ def tail(ctx: click.Context, count: int | None, is_replay: bool, group: str | No
 def identity_of(ctx: click.Context) -> tuple[Identity, Address]:
     """Return the identity that connects, in role `observe`, and the address, for a command with the option --group.
     Errors: ConfigError."""
-    from fks.ninja.session import Identity
-    from fks.ninja_link.check import Address
-    from fks.ninja_link.secret_file import load_secret
+    from fks.bridge.ninja.session import Identity
+    from fks.bridge.ninja_link.check import Address
+    from fks.bridge.ninja_link.secret_file import load_secret
 
     ninja = settings_of(ctx).ninja
     name, group = group_of(ninja, ctx.params["group"])
@@ -127,7 +127,7 @@ def _yes(value: bool) -> str:
 
 
 def _document(checked: Checked, address: Address) -> dict[str, Any]:
-    from fks.ninja.fields import written
+    from fks.bridge.ninja.fields import written
 
     welcome = {key: value for key, value in written(checked.welcome).items() if key != "mac"}
     return {
@@ -146,7 +146,7 @@ def _document(checked: Checked, address: Address) -> dict[str, Any]:
 def _shown(event: o.Logged) -> str:
     from datetime import UTC, datetime
 
-    from fks.ninja.strict_json import dumps
+    from fks.bridge.ninja.strict_json import dumps
 
     at = datetime.fromtimestamp(event.event.at_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
     hidden = ("t", "seq", "epoch", "at_ms", "kind", "replay")
@@ -157,7 +157,7 @@ def _shown(event: o.Logged) -> str:
 
 
 def _note(event: o.Event) -> str:
-    from fks.ninja import outputs as o
+    from fks.bridge.ninja import outputs as o
 
     match event:
         case o.Welcomed():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 
-from fks.bridge.platform import PlatformContract
+from fks.bridge.peer.platform import PlatformContract
 
 _NAME = re.compile(r"([A-Z0-9]{1,4}) (0[1-9]|1[0-2])-([0-9]{2})")
 _FRIDAY = 4

@@ -19,7 +19,7 @@ from decimal import Decimal
 from functools import partial
 from zoneinfo import ZoneInfo
 
-from fks.bridge.platform import (
+from fks.bridge.peer.platform import (
     CONNECTED,
     LOST,
     ConnectionUpdate,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fks.bridge.bridge import Bridge, BridgeConfig
-from fks.bridge.journal import EpochJournal
-from fks.bridge.server import BridgeKilled, BridgeService, new_id, new_nonce
-from fks.bridge.sessions import BridgeSessions
+from fks.bridge.peer.bridge import Bridge, BridgeConfig
+from fks.bridge.peer.journal import EpochJournal
+from fks.bridge.peer.server import BridgeKilled, BridgeService, new_id, new_nonce
+from fks.bridge.peer.sessions import BridgeSessions
 from fks.clock import Clock, RealClock
 from fks.model.errors import ConfigError
 from fks.sim.nt8.contracts import find_contract

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fks.bridge.ninja_link.secret_file import load_secret, secret_path
 from fks.config.settings import NinjaGroup, Settings
 from fks.model.errors import ConfigError, FksError
 from fks.model.ninja import NINJA, PLATFORMS, BridgePlatform
 from fks.model.ports import Log
-from fks.ninja_link.secret_file import load_secret, secret_path
 from fks.trading.guardian.ninja_session import GroupBridge
 from fks.trading.prop_rules import RuleGroup
 from fks.trading.prop_rules.groups import FOLDER, files_stamp, find_group, stored_groups

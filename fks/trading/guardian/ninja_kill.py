@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from fks.bridge.ninja import messages as m
 from fks.model.errors import OutageError
-from fks.ninja import messages as m
 from fks.trading.guardian.context import GuardianContext
 from fks.trading.guardian.flatten import line_of
 from fks.trading.guardian.journal import KillJournal

@@ -10,15 +10,15 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.fields import written
+from fks.bridge.ninja.machine import LIVE
+from fks.bridge.ninja.session import REQUEST_S, ClientSession, Identity
+from fks.bridge.ninja_link.link import Link, ports_of, system_draws
 from fks.clock.waiting import end_task
 from fks.model.errors import OutageError
 from fks.model.ninja import NINJA, BridgePlatform, LineMacRule
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.fields import written
-from fks.ninja.machine import LIVE
-from fks.ninja.session import REQUEST_S, ClientSession, Identity
-from fks.ninja_link.link import Link, ports_of, system_draws
 from fks.trading.guardian.context import GuardianContext
 from fks.trading.prop_rules import RequiredAction, RuleGroup, WorkingEntry, required_action
 from fks.trading.prop_rules.snapshot import state_of

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from fks.bridge.ninja.machine import LIVE
 from fks.cli.base import OK
 from fks.model.ninja import CONNECTED, LinkReport, NinjaEvent, NinjaRequest, RequestKind
-from fks.ninja.machine import LIVE
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore

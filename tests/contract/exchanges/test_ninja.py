@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from fks.bridge import platform
+from fks.bridge.peer import platform
 from fks.config.settings import Ninja, Settings
 from fks.market.exchanges.ninja.exchange import NinjaExchange
 from fks.market.exchanges.registry import capabilities_of, make_exchange

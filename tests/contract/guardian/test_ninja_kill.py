@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from fks.bridge.ninja.messages import GetStatus
 from fks.clock import RealClock
 from fks.model.errors import OutageError
-from fks.ninja.messages import GetStatus
 from fks.sim.nt8.server import BridgeServer, start
 from fks.sim.nt8.unkindness import only
 from fks.trading.guardian.context import GuardianContext

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fks.bridge.mt5.agent import AgentOptions, agent_config, start_agent
+from fks.bridge.mt5.platform import Mt5Login
 from fks.clock import RealClock
 from fks.config.settings import Mt5, Settings
 from fks.market.exchanges.registry import make_exchange
@@ -17,8 +19,6 @@ from fks.model.errors import OutageError
 from fks.model.ids import leg_id
 from fks.model.ninja import MT5
 from fks.model.order import Outcome, Role, Side
-from fks.mt5.agent import AgentOptions, agent_config, start_agent
-from fks.mt5.platform import Mt5Login
 from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.store.bus import Bus
 from fks.store.db import Database

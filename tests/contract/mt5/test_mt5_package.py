@@ -7,16 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fks.bridge.mt5.agent import load_package, login_of, read_names
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.model.errors import ConfigError
-from fks.mt5.agent import load_package, login_of, read_names
 from tests.support.mt5_kills import AgentClient
 
 #: a MetaTrader5 as the agent imports it, on the stand-in
@@ -40,7 +41,7 @@ def test_equal_sources_give_an_equal_zip(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "b.zip").read_bytes() == first
     document = json.loads(capsys.readouterr().out.partition("\n")[2])
     assert document["schema"] == "fks.mt5.package/1"
-    assert {"fks-mt5/README.txt", "fks-mt5/agent.cmd", "fks-mt5/fks/mt5/__main__.py"} <= set(document["entries"])
+    assert {"fks-mt5/README.txt", "fks-mt5/agent.cmd", "fks-mt5/fks/bridge/mt5/__main__.py"} <= set(document["entries"])
     assert not [name for name in document["entries"] if "/sim/" in name or "/config/" in name]
 
 
@@ -54,8 +55,10 @@ def test_the_agent_of_the_zip_runs_alone(tmp_path: Path) -> None:
     (folder / "fks" / "sim" / "mt5.py").write_bytes(source.read_bytes())
     (folder / "MetaTrader5.py").write_text(_STAND_IN)
     (folder / "agent.env").write_text("MT5_ACCOUNT_NUMBER=5001\nMT5_PASSWORD=pw\n")
-    command = [sys.executable, "-m", "fks.mt5", "--port", "0"]
-    environ = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+    # -S: without the links of an editable installation, which would find the parts that the zip lacks
+    command = [sys.executable, "-S", "-m", "fks.bridge.mt5", "--port", "0"]
+    places = {"PYTHONPATH": sysconfig.get_path("purelib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {"PATH": os.environ["PATH"], **places}
     process = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

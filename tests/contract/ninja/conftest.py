@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fks.ninja_link import service
+from fks.bridge.ninja_link import service
 from fks.trading.venues.ninja import venue
 
 

@@ -10,15 +10,15 @@ from typing import TypeVar
 
 import pytest
 
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.machine import LinkState
+from fks.bridge.ninja.session import ClientSession, Prepared
+from fks.bridge.ninja.signals import LinkSignalState
+from fks.bridge.ninja_link.check import Address, check_connection, follow
+from fks.bridge.ninja_link.link import Link, is_loopback, ports_of, system_draws
 from fks.clock import RealClock
 from fks.clock.waiting import end_task
 from fks.model.errors import ConfigError, OutageError
-from fks.ninja import outputs as o
-from fks.ninja.machine import LinkState
-from fks.ninja.session import ClientSession, Prepared
-from fks.ninja.signals import LinkSignalState
-from fks.ninja_link.check import Address, check_connection, follow
-from fks.ninja_link.link import Link, is_loopback, ports_of, system_draws
 from tests.support.free_port import free_port
 from tests.support.ninja import ack, identity, log_event, signal
 from tests.support.ninja_server import ScriptedBridge

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from actors.ninja import NinjaActor
+from fks.bridge.ninja_link.secret_file import SecretError, load_secret
 from fks.clock import RealClock
 from fks.clock.waiting import end_task
 from fks.config.paths import Paths
 from fks.config.settings import Ninja, NinjaGroup, Settings
 from fks.model.errors import ConfigError
 from fks.model.ninja import NinjaRequest, RequestKind, RequestState
-from fks.ninja_link.secret_file import SecretError, load_secret
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fks.bridge.bridge import BridgeConfig
-from fks.bridge.server import BridgeKilled
+from fks.bridge.ninja.messages import order_name
+from fks.bridge.peer.bridge import BridgeConfig
+from fks.bridge.peer.server import BridgeKilled
 from fks.model.ninja import FINAL, NinjaRequest, RequestKind, RequestState
-from fks.ninja.messages import order_name
 from fks.sim.nt8.server import ServerOptions, front_contract, start
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.bridge.bridge import BridgeConfig
+from fks.bridge.peer.bridge import BridgeConfig
 from fks.model.account import Environment
 from fks.model.errors import OutageError
 from fks.model.futures import Contract, contract_of

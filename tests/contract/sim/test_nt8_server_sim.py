@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import bridge_mac, client_mac
 from fks.cli import main
-from fks.ninja import strict_json
-from fks.ninja.auth import bridge_mac, client_mac
 from tests.support.children import Child
 
 INSTANCE = "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7"

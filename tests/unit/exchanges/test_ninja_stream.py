@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fks.bridge.ninja import messages as m
 from fks.market.exchanges.ninja.exchange import DAY_NS, WINDOWS_MAX, contracts_at, windows
 from fks.market.exchanges.ninja.stream import (
     MARGIN_NS,
@@ -25,7 +26,6 @@ from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.futures import check_entry
 from fks.model.market import ConnectionCounters, Discontinuity, Quote, Suspect
 from fks.model.timeframe import NS
-from fks.ninja import messages as m
 
 SYMBOL = "ES 03-25"
 START_NS = 1_738_594_800 * NS

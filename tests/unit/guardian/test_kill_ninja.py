@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from fks.bridge.ninja import messages as m
 from fks.clock import FakeClock
 from fks.model.errors import OutageError
-from fks.ninja import messages as m
 from fks.trading.guardian.context import GuardianContext
 from fks.trading.guardian.journal import Asked, KillJournal
 from fks.trading.guardian.ninja_kill import NinjaKill

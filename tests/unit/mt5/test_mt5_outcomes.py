@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.mt5.platform import NOT_SENT, RETCODES, SendOutcome, classify_send
+from fks.bridge.mt5.platform import NOT_SENT, RETCODES, SendOutcome, classify_send
 
 DONE, AMBIGUOUS, REFUSED = SendOutcome.DONE, SendOutcome.AMBIGUOUS, SendOutcome.REFUSED
 ROWS = {

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from fks.bridge.market_data import MarketDataServer
-from fks.bridge.platform import RefusedError
-from fks.bridge.server import BridgeKilled
-from fks.bridge.sessions import BridgeSessions
-from fks.mt5.platform import Mt5Login, ServerOffset, exact, filling_of, magic_of
-from fks.ninja import strict_json
-from fks.ninja.auth import client_mac
+from fks.bridge.mt5.platform import Mt5Login, ServerOffset, exact, filling_of, magic_of
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import client_mac
+from fks.bridge.peer.market_data import MarketDataServer
+from fks.bridge.peer.platform import RefusedError
+from fks.bridge.peer.server import BridgeKilled
+from fks.bridge.peer.sessions import BridgeSessions
 from fks.sim.mt5 import KINDS
 from tests.support.mt5 import ACCOUNT, START_MS, Mt5Rig
 from tests.support.soak_cases import soaked

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.model.errors import ConfigError
-from fks.ninja.auth import (
+from fks.bridge.ninja.auth import (
     MAC_BYTES,
     ForgedLineError,
     LineMac,
@@ -18,6 +17,7 @@ from fks.ninja.auth import (
     marked,
     parse_secret,
 )
+from fks.model.errors import ConfigError
 
 SECRET = b"correct-horse-battery-staple-0001"
 CHALLENGE = "00112233445566778899aabbccddeeff" * 2

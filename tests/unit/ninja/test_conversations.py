@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.ninja import messages as m
-from fks.ninja.fields import FieldError
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja.fields import FieldError
 from tests.support.client_conversation import ClientRun
 from tests.support.conversations import FOLDER, Variables, conversations, parse
 

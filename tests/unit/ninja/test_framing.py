@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.ninja.framing import LineReader, LineTooLongError
+from fks.bridge.ninja.framing import LineReader, LineTooLongError
 
 
 def lines_of(reader: LineReader) -> list[bytes]:

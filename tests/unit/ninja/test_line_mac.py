@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import is_marked
+from fks.bridge.ninja.machine import LinkState
+from fks.bridge.ninja.outputs import AlarmCode
+from fks.bridge.ninja.session import Prepared, UnsentReason
+from fks.bridge.ninja.signals import LinkSignalState
 from fks.model.ninja import LineMacRule
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja import strict_json
-from fks.ninja.auth import is_marked
-from fks.ninja.machine import LinkState
-from fks.ninja.outputs import AlarmCode
-from fks.ninja.session import Prepared, UnsentReason
-from fks.ninja.signals import LinkSignalState
 from tests.support.ninja import MARKED_NONCE, Wire, log_event, nack, signal, welcome
 
 EXIT = {"action": "exit", "type": "market", "price": None, "sl_points": None, "tp_points": None}

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.fields import FieldError, read
+from fks.bridge.ninja_link.requests import message_of
 from fks.market.exchanges.mt5.exchange import instrument_of
 from fks.model.decimals import plain
 from fks.model.ninja import MT5, NINJA, NinjaRequest, RequestKind, RequestRecord, RequestState, platform_of
-from fks.ninja import messages as m
-from fks.ninja import strict_json
-from fks.ninja.fields import FieldError, read
-from fks.ninja_link.requests import message_of
 from tests.support.mt5_agent import EURUSD
 from tests.support.ninja import START_MS
 

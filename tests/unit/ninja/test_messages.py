@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fks.ninja import strict_json
-from fks.ninja.fields import FieldError
-from fks.ninja.messages import (
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.fields import FieldError
+from fks.bridge.ninja.messages import (
     AuthMessage,
     ExecutionEvent,
     FlattenRequest,

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.machine import TRANSITIONS, Input, LinkState
+from fks.bridge.ninja.outputs import AlarmCode
+from fks.bridge.ninja.session import UnsentReason
 from fks.model.errors import BugError
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.machine import TRANSITIONS, Input, LinkState
-from fks.ninja.outputs import AlarmCode
-from fks.ninja.session import UnsentReason
 from tests.support.ninja import (
     BRIDGE_NONCE,
     EPOCH,

@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.ninja import outputs as o
-from fks.ninja import strict_json
-from fks.ninja.machine import LinkState
-from fks.ninja.session import Prepared
-from fks.ninja.signals import ENDED, LinkSignalState
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.machine import LinkState
+from fks.bridge.ninja.session import Prepared
+from fks.bridge.ninja.signals import ENDED, LinkSignalState
 from tests.support.ninja import EPOCH, OTHER_EPOCH, Wire, ack, challenge, log_event, nack, signal, status, welcome
 
 IDS = ("a1", "a2")

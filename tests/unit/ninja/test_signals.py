@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.machine import LinkState
-from fks.ninja.session import Prepared, UnsentReason
-from fks.ninja.signals import ENDED, TRANSITIONS, LinkSignalState, SignalInput, input_of_state
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.machine import LinkState
+from fks.bridge.ninja.session import Prepared, UnsentReason
+from fks.bridge.ninja.signals import ENDED, TRANSITIONS, LinkSignalState, SignalInput, input_of_state
 from tests.support.ninja import EPOCH, OTHER_EPOCH, Wire, ack, log_event, nack, signal
 
 

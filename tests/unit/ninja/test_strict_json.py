@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.ninja.strict_json import BadJsonError, dumps, loads
+from fks.bridge.ninja.strict_json import BadJsonError, dumps, loads
 
 
 @pytest.mark.parametrize(

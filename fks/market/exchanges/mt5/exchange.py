@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from fks.bridge.ninja.messages import InstrumentMessage
 from fks.market.exchanges.mt5.capabilities import CAPABILITIES
 from fks.market.exchanges.ninja.exchange import NinjaExchange
 from fks.model.instrument import Instrument
 from fks.model.ninja import MT5
-from fks.ninja.messages import InstrumentMessage
 
 
 class Mt5Exchange(NinjaExchange):

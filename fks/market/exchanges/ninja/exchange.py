@@ -13,6 +13,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.offset import SKEW_MS
+from fks.bridge.ninja_link.secret_file import load_secret
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.market.exchanges.base import MS, ArrivedEvents
@@ -31,10 +35,6 @@ from fks.model.ninja import MT5, NINJA, BridgePlatform
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS
 from fks.model.timeframe import TIMEFRAMES as LENGTHS
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.offset import SKEW_MS
-from fks.ninja_link.secret_file import load_secret
 
 DAY_NS = 86_400 * NS
 CLOSED_NS = 5 * DAY_NS  # a market is closed so long at most: further back lie bars

@@ -12,16 +12,16 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.machine import LinkState
+from fks.bridge.ninja.outputs import AlarmCode
+from fks.bridge.ninja.session import ClientSession, Identity
+from fks.bridge.ninja_link.check import SECRETS_DIFFER
+from fks.bridge.ninja_link.link import Link, ports_of, system_draws
 from fks.clock import Clock
 from fks.model.errors import ConfigError, FksError, OutageError, PeerError, not_found
 from fks.model.ninja import NINJA, BridgePlatform, LineMacRule
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.machine import LinkState
-from fks.ninja.outputs import AlarmCode
-from fks.ninja.session import ClientSession, Identity
-from fks.ninja_link.check import SECRETS_DIFFER
-from fks.ninja_link.link import Link, ports_of, system_draws
 
 READY_S = 10.0  # for the connection and the authentication, on both ports
 CLOSE_S = 1.0

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from decimal import Decimal
 
+from fks.bridge.ninja import messages as m
 from fks.market.exchanges.base import MS, ConnectionCounters, check_trade
 from fks.market.exchanges.base.rows import UNREADABLE, amount_of, bar_of, time_of
 from fks.model.bar import Bar, PublicTrade
@@ -23,7 +24,6 @@ from fks.model.errors import OutageError, PeerError
 from fks.model.market import Channel, Discontinuity, Quote, Suspect
 from fks.model.ninja import NINJA, BridgePlatform
 from fks.model.timeframe import NS, iso
-from fks.ninja import messages as m
 
 CONNECTED = "Connected"
 TRADES_KEPT = 20_000  # of a run and an instrument: a busy quarter of an hour

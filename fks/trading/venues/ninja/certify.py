@@ -14,16 +14,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.session import Identity
+from fks.bridge.ninja.strict_json import Lots
+from fks.bridge.ninja_link.certify import CheckFailed, Talk
+from fks.bridge.ninja_link.check import Address, Checked, check_connection
 from fks.clock import Clock
 from fks.model.decimals import plain
 from fks.model.errors import OutageError, unprocessable
 from fks.model.ninja import MT5
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.session import Identity
-from fks.ninja.strict_json import Lots
-from fks.ninja_link.certify import CheckFailed, Talk
-from fks.ninja_link.check import Address, Checked, check_connection
 from fks.trading.venues.conformance import Case, CaseFailed, CasePace, check
 from fks.trading.venues.listing import VenueListing
 from fks.trading.venues.ninja.venue import CAPABILITIES

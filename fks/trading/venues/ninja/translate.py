@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+from fks.bridge.ninja.messages import ORDER_NAME
 from fks.model import ids
 from fks.model.account import Balance, VenueIdentity
 from fks.model.codes import Code
@@ -36,7 +37,6 @@ from fks.model.order import (
     State,
     TimeInForce,
 )
-from fks.ninja.messages import ORDER_NAME
 from fks.trading.venues.base import refused
 
 VENUE: Final = "ninja"

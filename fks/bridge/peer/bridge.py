@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from fks.bridge.journal import EpochJournal
-from fks.bridge.platform import (
+from fks.bridge.peer.journal import EpochJournal
+from fks.bridge.peer.platform import (
     CONNECTED,
     TERMINAL,
     ConnectionUpdate,
@@ -36,7 +36,7 @@ from fks.bridge.platform import (
     Quantity,
     RefusedError,
 )
-from fks.bridge.signals import (
+from fks.bridge.peer.signals import (
     FINAL,
     LIVE,
     ORDER_NAME,

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from fks import __version__
-from fks.bridge.bridge import Bridge, BridgeConfig
-from fks.bridge.journal import EpochJournal
-from fks.bridge.server import BridgeService, new_id, new_nonce
-from fks.bridge.sessions import BridgeSessions
+from fks.bridge.mt5.platform import ABSENT_MS, Mt5Login, Mt5Platform
+from fks.bridge.ninja.auth import SECRET_MIN, SECRET_MIN_REMOTE
+from fks.bridge.peer.bridge import Bridge, BridgeConfig
+from fks.bridge.peer.journal import EpochJournal
+from fks.bridge.peer.server import BridgeService, new_id, new_nonce
+from fks.bridge.peer.sessions import BridgeSessions
 from fks.clock import Clock, RealClock
 from fks.model.errors import ConfigError, FksError, OutageError
-from fks.mt5.platform import ABSENT_MS, Mt5Login, Mt5Platform
-from fks.ninja.auth import SECRET_MIN, SECRET_MIN_REMOTE
 
 PORT = 47741
 
@@ -158,11 +158,11 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `python -m fks.mt5` on a machine that has only the agent; return the exit code.
+    """Run `python -m fks.bridge.mt5` on a machine that has only the agent; return the exit code.
 
     The account comes from the environment, and for names that are not set there from the file `agent.env`.
     """
-    parser = argparse.ArgumentParser(prog="python -m fks.mt5", description="Agent of MetaTrader 5 for FKS.")
+    parser = argparse.ArgumentParser(prog="python -m fks.bridge.mt5", description="Agent of MetaTrader 5 for FKS.")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="journal and secret (default: data)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=PORT, help=f"port (default: {PORT})")

@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.messages import GetStatus, Status, Welcome
+from fks.bridge.ninja.outputs import AlarmCode
+from fks.bridge.ninja.session import ClientSession, Identity
+from fks.bridge.ninja_link.link import Link, ports_of, system_draws
 from fks.clock import Clock
 from fks.model.errors import ConfigError, OutageError
-from fks.ninja import outputs as o
-from fks.ninja.messages import GetStatus, Status, Welcome
-from fks.ninja.outputs import AlarmCode
-from fks.ninja.session import ClientSession, Identity
-from fks.ninja_link.link import Link, ports_of, system_draws
 
 PING_EVERY_S = 0.02
 SECRETS_DIFFER = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fks.ninja.messages import (
+from fks.bridge.ninja.messages import (
     HistoryBar,
     InstrumentMessage,
     LinkRequest,
@@ -19,7 +19,7 @@ from fks.ninja.messages import (
     TradeMessage,
     Welcome,
 )
-from fks.ninja.signals import LinkSignalState
+from fks.bridge.ninja.signals import LinkSignalState
 
 
 class AlarmCode(StrEnum):

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fks.bridge.ninja.auth import parse_secret
+from fks.bridge.ninja.machine import LinkState
+from fks.bridge.ninja_link.link import is_loopback
 from fks.model.errors import ConfigError, OutageError
 from fks.model.health import Check, failed
 from fks.model.ninja import NINJA, BridgePlatform, LinkReport
-from fks.ninja.auth import parse_secret
-from fks.ninja.machine import LinkState
-from fks.ninja_link.link import is_loopback
 
 if TYPE_CHECKING:
-    from fks.ninja_link.service import LinkPorts
+    from fks.bridge.ninja_link.service import LinkPorts
 
 LOOK_S: Final = 1.0  # between two looks at a file that cannot be used; the link's row is written as often
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fks.bridge.platform import TERMINAL, PlatformContract, Quantity
+from fks.bridge.peer.platform import TERMINAL, PlatformContract, Quantity
 
 Message = dict[str, Any]
 Nack = tuple[str, str]  # code, detail

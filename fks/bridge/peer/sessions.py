@@ -1,8 +1,8 @@
 """Connections of the bridge, sans I/O: opening and authentication, roles, heartbeats, replay.
 
-Bytes and a clock in, writes and closes out. The lines, the strict JSON and the MACs are those of `fks.ninja`; the AddOn
-in `nt8/` is the independent second implementation of them, and both run the same conversations. Limits of connections
-and of attempts are the AddOn's alone.
+Bytes and a clock in, writes and closes out. The lines, the strict JSON and the MACs are those of `fks.bridge.ninja`;
+the AddOn in `nt8/` is the independent second implementation of them, and both run the same conversations. Limits of
+connections and of attempts are the AddOn's alone.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fks.bridge.bridge import Bridge
-from fks.bridge.market_data import MarketDataServer
-from fks.model.ninja import LINE_MAC
-from fks.ninja import strict_json
-from fks.ninja.auth import (
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.auth import (
     ALGORITHM,
     MAC_BYTES,
     ForgedLineError,
@@ -30,7 +27,10 @@ from fks.ninja.auth import (
     line_macs,
     marked,
 )
-from fks.ninja.framing import LINE_MAX, LINE_MAX_UNAUTHENTICATED, LineReader, LineTooLongError
+from fks.bridge.ninja.framing import LINE_MAX, LINE_MAX_UNAUTHENTICATED, LineReader, LineTooLongError
+from fks.bridge.peer.bridge import Bridge
+from fks.bridge.peer.market_data import MarketDataServer
+from fks.model.ninja import LINE_MAC
 
 Message = dict[str, Any]
 Output = tuple[int, bytes | None]  # bytes for a connection; None: its end, after what was written to it

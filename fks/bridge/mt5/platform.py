@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from fks.bridge.platform import (
+from fks.bridge.peer.platform import (
     CONNECTED,
     LOST,
     ConnectionUpdate,
@@ -38,7 +38,7 @@ from fks.bridge.platform import (
     Quantity,
     RefusedError,
 )
-from fks.bridge.signals import ORDER_NAME
+from fks.bridge.peer.signals import ORDER_NAME
 
 POLL_MS = 250
 HISTORY_MS = 1_000

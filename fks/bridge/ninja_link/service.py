@@ -4,8 +4,8 @@ It decides nothing about orders. A request's line is committed (SENDING) before 
 committed before the bridge is acknowledged. While PostgreSQL is away the connection stays, nothing is sent, nothing is
 acknowledged, and what was received waits in memory; then it goes on. One process per group holds the lease and writes.
 
-Of a signal the same line is sent again only where `fks.ninja.signals` allows it. After a restart the bridge is asked
-about every signal that may have left.
+Of a signal the same line is sent again only where `fks.bridge.ninja.signals` allows it. After a restart the bridge is
+asked about every signal that may have left.
 """
 
 from __future__ import annotations
@@ -18,6 +18,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.fields import FieldError, written
+from fks.bridge.ninja.machine import LIVE, LinkState
+from fks.bridge.ninja.outputs import AlarmCode
+from fks.bridge.ninja.session import SIGNALS_MAX, ClientSession, Identity, Prepared, UnsentReason
+from fks.bridge.ninja.signals import ENDED, LinkSignalState
+from fks.bridge.ninja_link.link import Link, ports_of, system_draws
+from fks.bridge.ninja_link.requests import (
+    JOURNAL_LOST,
+    MS_NS,
+    RequestChange,
+    message_of,
+    outcome_of_request,
+    outcome_of_signal,
+    prepared_of,
+    row_of_event,
+)
 from fks.clock import Clock
 from fks.clock.waiting import wait_for_event
 from fks.model.backoff import Backoff
@@ -36,24 +54,6 @@ from fks.model.ninja import (
     RequestState,
 )
 from fks.model.ports import Lease, Log, Meter
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.fields import FieldError, written
-from fks.ninja.machine import LIVE, LinkState
-from fks.ninja.outputs import AlarmCode
-from fks.ninja.session import SIGNALS_MAX, ClientSession, Identity, Prepared, UnsentReason
-from fks.ninja.signals import ENDED, LinkSignalState
-from fks.ninja_link.link import Link, ports_of, system_draws
-from fks.ninja_link.requests import (
-    JOURNAL_LOST,
-    MS_NS,
-    RequestChange,
-    message_of,
-    outcome_of_request,
-    outcome_of_signal,
-    prepared_of,
-    row_of_event,
-)
 
 POLL_S = 1.0  # between two looks at the rows, when nothing wakes the link
 BEAT_S = 1.0  # between two writes of the link's row, when nothing changes

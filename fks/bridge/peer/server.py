@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from fks.bridge.sessions import BridgeSessions, Output
+from fks.bridge.peer.sessions import BridgeSessions, Output
 from fks.clock import Clock
 from fks.clock.waiting import end_task
 from fks.model.errors import ConfigError

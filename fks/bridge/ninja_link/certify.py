@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypeVar
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.session import ClientSession, Identity, Prepared
+from fks.bridge.ninja_link.check import Address, check_connection
+from fks.bridge.ninja_link.link import Link, ports_of, system_draws
 from fks.clock import Clock
 from fks.model.errors import OutageError
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.session import ClientSession, Identity, Prepared
-from fks.ninja_link.check import Address, check_connection
-from fks.ninja_link.link import Link, ports_of, system_draws
 
 AWAY = 40  # ticks between the last price and the order that must not fill
 OFFSET_MS_MAX = 2_000

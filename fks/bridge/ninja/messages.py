@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
-from fks.ninja import strict_json
-from fks.ninja.fields import (
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.fields import (
     ACCOUNT,
     HEX32,
     HEX64,
@@ -46,7 +46,7 @@ from fks.ninja.fields import (
     text,
     written,
 )
-from fks.ninja.strict_json import Lots
+from fks.bridge.ninja.strict_json import Lots
 
 VERSION = 1
 ORDER_NAME = r"FKS:([A-Za-z0-9_-]{1,32}):([EST])([2-9]|[1-9][0-9])?"

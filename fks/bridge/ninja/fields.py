@@ -14,8 +14,8 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
+from fks.bridge.ninja.strict_json import Lots
 from fks.model.errors import PeerError
-from fks.ninja.strict_json import Lots
 
 Check = Callable[[Any], Any]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja import strict_json
+from fks.bridge.ninja.fields import FieldError, read
+from fks.bridge.ninja.session import Prepared
+from fks.bridge.ninja.signals import LinkSignalState
 from fks.model.ninja import NinjaEvent, RequestKind, RequestRecord, RequestState
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja import strict_json
-from fks.ninja.fields import FieldError, read
-from fks.ninja.session import Prepared
-from fks.ninja.signals import LinkSignalState
 
 MS_NS: Final = 1_000_000
 #: Code of a signal whose outcome the bridge cannot know any more: it is not asked about again.

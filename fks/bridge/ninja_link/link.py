@@ -10,10 +10,10 @@ import secrets
 import socket
 from collections.abc import Callable
 
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.machine import LinkState
+from fks.bridge.ninja.session import PORTS, ClientSession, Draws
 from fks.clock import Clock
-from fks.ninja import outputs as o
-from fks.ninja.machine import LinkState
-from fks.ninja.session import PORTS, ClientSession, Draws
 
 UNSENT_MAX = 8 * 1024 * 1024  # bytes that wait in the socket; beyond it the connection is given up
 READ_MAX = 64 * 1024

@@ -9,7 +9,8 @@ the bridge is acknowledged and what a new connection begins at. A missing number
 asks again; nothing is ever re-ordered or guessed.
 
 Signals: `prepare` makes the line, the application commits it with its epoch, `send` writes it, at most once for an id,
-and repeats it only where `fks.ninja.signals` allows. Signals that an earlier process may have sent come in by `adopt`.
+and repeats it only where `fks.bridge.ninja.signals` allows. Signals that an earlier process may have sent come in by
+`adopt`.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from fks.bridge.ninja import auth, strict_json
+from fks.bridge.ninja import messages as m
+from fks.bridge.ninja import outputs as o
+from fks.bridge.ninja.framing import LINE_MAX, LineReader
+from fks.bridge.ninja.machine import LIVE, Input, LinkAct, LinkState, When, row_of
+from fks.bridge.ninja.offset import SKEW_MS, WARN_MS, ClockOffset
+from fks.bridge.ninja.outputs import AlarmCode
+from fks.bridge.ninja.signals import ENDED, LinkSignalState, SignalAct, SignalInput, input_of_state, signal_row
 from fks.model.backoff import Backoff
 from fks.model.errors import BugError, PeerError
 from fks.model.ninja import MT5, NINJA, BridgePlatform, LineMacRule
-from fks.ninja import auth, strict_json
-from fks.ninja import messages as m
-from fks.ninja import outputs as o
-from fks.ninja.framing import LINE_MAX, LineReader
-from fks.ninja.machine import LIVE, Input, LinkAct, LinkState, When, row_of
-from fks.ninja.offset import SKEW_MS, WARN_MS, ClockOffset
-from fks.ninja.outputs import AlarmCode
-from fks.ninja.signals import ENDED, LinkSignalState, SignalAct, SignalInput, input_of_state, signal_row
 
 PORTS = (8080, 47740)
 HEARTBEAT_S = 2.0  # until the bridge names its own

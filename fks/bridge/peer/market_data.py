@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any
 
-from fks.bridge.platform import ConnectionUpdate, LastTrade, MarketEvent, Platform, PlatformError, PlatformQuote
+from fks.bridge.peer.platform import ConnectionUpdate, LastTrade, MarketEvent, Platform, PlatformError, PlatformQuote
 
 Message = dict[str, Any]
 QUOTE_EVERY_MS = 100

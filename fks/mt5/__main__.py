@@ -1,7 +1,0 @@
-"""`python -m fks.mt5`: the agent, on a machine that has nothing else of FKS."""
-
-import sys
-
-from fks.mt5.agent import main
-
-sys.exit(main())

@@ -54,7 +54,7 @@ def gateway_app(home: str, name: str) -> Any:
     from fks.config.machine import node_name
     from fks.config.paths import Paths
     from fks.config.secrets import load_secrets, secret_values
-    from fks.process.log import Redactor, open_log
+    from fks.system.process.log import Redactor, open_log
     from fks.web.pages import host_router, router
 
     settings = load_settings(home)
@@ -114,9 +114,9 @@ def pages_app(home: str, name: str) -> Any:
     from fks.config.machine import node_name
     from fks.config.paths import Paths
     from fks.config.secrets import derived, load_secrets, secret_values
-    from fks.monitor.replica import ReplicaBeat
-    from fks.process.log import open_log
     from fks.store.db import Database
+    from fks.system.monitor.replica import ReplicaBeat
+    from fks.system.process.log import open_log
     from fks.web.app import create_app
     from fks.web.assets import AssetFiles
     from fks.web.client import GatewayClient

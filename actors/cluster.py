@@ -188,8 +188,8 @@ class LogReader:
         from fks.config.machine import node_name
         from fks.config.paths import Paths
         from fks.config.secrets import load_secrets, secret_values
-        from fks.monitor.logs import BYTES_RECENT, FolderReader, LogFilter
-        from fks.process.log import Redactor
+        from fks.system.monitor.logs import BYTES_RECENT, FolderReader, LogFilter
+        from fks.system.process.log import Redactor
 
         settings = load_settings(os.environ.get("FKS_HOME"))
         paths = Paths.of(settings.home)

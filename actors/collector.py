@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.health import Check
-from fks.runtime import Component
+from fks.system.runtime import Component
 
 if TYPE_CHECKING:
     from fks.market.collector.collector import Collector

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.health import Check
-from fks.runtime import Component
+from fks.system.runtime import Component
 from fks.trading.guardian.self_checks import guardian_problems
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class GuardianActor:
 
         from fks.config.endpoints import NodeEndpoints
         from fks.market.exchanges.registry import rate_limits_of
-        from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.credentials import CredentialStore
+        from fks.system.rate_limits.venue_budgets import venue_budget
         from fks.trading.credentials.carrier import CarriedKeys, KeyCarrier
         from fks.trading.credentials.opening import carried_venues
         from fks.trading.guardian.bridges import BridgeFiles

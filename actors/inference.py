@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from fks.ai.engines import Deployment, InferenceQueue, engine_of
-from fks.runtime import IsolatedComponent
+from fks.system.runtime import IsolatedComponent
 
 
 class InferenceActor:

@@ -7,14 +7,14 @@ import contextlib
 from collections.abc import Sequence
 from functools import partial
 
-from fks.alerts.channels import Sealer
-from fks.alerts.service import AlertService
 from fks.model.errors import OutageError
 from fks.model.health import Check
-from fks.monitor.guard import Guard
-from fks.monitor.watcher import Watcher
-from fks.process.self_checks import stuck_problems
-from fks.runtime import Component
+from fks.system.alerts.channels import Sealer
+from fks.system.alerts.service import AlertService
+from fks.system.monitor.guard import Guard
+from fks.system.monitor.watcher import Watcher
+from fks.system.process.self_checks import stuck_problems
+from fks.system.runtime import Component
 
 CHAT_AGAIN_S = 5.0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fks.model.errors import ConfigError, OutageError
 from fks.model.health import Check
 from fks.model.ninja import MT5, PLATFORMS
-from fks.runtime import Component
+from fks.system.runtime import Component
 
 if TYPE_CHECKING:
     from fks.bridge.ninja_link.secret_file import SecretWait

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.health import Check
-from fks.runtime import Component
+from fks.system.runtime import Component
 
 if TYPE_CHECKING:
     from fks.trading.order_manager.ninja_rows import NinjaRows
@@ -36,16 +36,16 @@ class OrderManagerActor:
 
     async def start(self) -> None:
         """Replay the journal and open the venue sessions. Raising is a failed start."""
-        from fks.alerts.channels import Sealer
-        from fks.alerts.direct import DirectPager
-        from fks.alerts.directory import Directory
         from fks.config.endpoints import NodeEndpoints
         from fks.market.exchanges.registry import rate_limits_of
-        from fks.process.garbage import freeze_loaded
-        from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.alerting import AlertingStore
         from fks.store.credentials import CredentialStore
         from fks.store.failover import watch_failover
+        from fks.system.alerts.channels import Sealer
+        from fks.system.alerts.direct import DirectPager
+        from fks.system.alerts.directory import Directory
+        from fks.system.process.garbage import freeze_loaded
+        from fks.system.rate_limits.venue_budgets import venue_budget
         from fks.trading.credentials.carrier import CarriedKeys, KeyCarrier
         from fks.trading.credentials.opening import carried_venues
         from fks.trading.guardian.journal import engaged_kills, kill_mode

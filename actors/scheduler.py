@@ -5,7 +5,7 @@ from __future__ import annotations
 from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger
 from fks.entry.reporting import PortfolioReports
 from fks.research.jobs.scheduler import EndJob, RunJob, Scheduler
-from fks.runtime import Component
+from fks.system.runtime import Component
 
 
 class SchedulerActor(Scheduler):

@@ -31,11 +31,11 @@ from fks.config.secrets import secret_values
 from fks.config.version import VERSION, is_installed
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import Check
-from fks.process.crash_files import catch_faults, write_exit
-from fks.process.heartbeat import HeartbeatWriter, heartbeat_file
-from fks.process.log import Redactor
-from fks.process.self_checks import LoopLag, SelfChecks, lease_problems, memory_mb, memory_problems
-from fks.runtime import Component, IsolatedComponent, kind_of
+from fks.system.process.crash_files import catch_faults, write_exit
+from fks.system.process.heartbeat import HeartbeatWriter, heartbeat_file
+from fks.system.process.log import Redactor
+from fks.system.process.self_checks import LoopLag, SelfChecks, lease_problems, memory_mb, memory_problems
+from fks.system.runtime import Component, IsolatedComponent, kind_of
 
 BEAT_S = 0.2
 STATUS_S = 1.0  # between two writes of the whole status into the heartbeat, when nothing changes
@@ -50,7 +50,7 @@ class Shell:
 
     Asked to stop: the object drains while the process still beats and holds its lease, then its run is cancelled, then
     it stops; the supervisor bounds the time that this takes. Files that a dead process leaves are in
-    `fks.process.crash_files`.
+    `fks.system.process.crash_files`.
     """
 
     def __init__(

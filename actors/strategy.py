@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.health import Check
-from fks.process.crash_files import last_crash_file
-from fks.runtime import Component
+from fks.system.process.crash_files import last_crash_file
+from fks.system.runtime import Component
 
 if TYPE_CHECKING:
     from fks.trading.strategy_worker.worker import StrategyWorker

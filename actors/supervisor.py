@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fks.runtime import Component
-from fks.supervision import SupervisorSpec
-from fks.supervision.ports import World
-from fks.supervisor.tree_supervisor import TreeSupervisor, Want
+from fks.system.runtime import Component
+from fks.system.supervision import SupervisorSpec
+from fks.system.supervision.ports import World
+from fks.system.supervisor.tree_supervisor import TreeSupervisor, Want
 
 
 class SupervisorActor(TreeSupervisor):

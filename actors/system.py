@@ -33,17 +33,17 @@ from fks.config.paths import Paths
 from fks.config.runtime import SUPERVISOR
 from fks.config.version import installed_s, is_installed
 from fks.model.errors import OutageError
-from fks.node.probe import listens
-from fks.process import ray_names
-from fks.process.crash_files import exit_of
-from fks.process.handle import ProcessHandle, is_proven_gone
-from fks.process.heartbeat import HeartbeatReader, heartbeat_file
 from fks.research.jobs.scheduler import RunnerDied
-from fks.runtime import Component, IsolatedComponent
-from fks.supervision import ChildSpec
-from fks.supervision.exits import How, ProcessExit
-from fks.supervision.liveness import UP
-from fks.supervision.placement import Place, misplaced, place_for
+from fks.system.node.probe import listens
+from fks.system.process import ray_names
+from fks.system.process.crash_files import exit_of
+from fks.system.process.handle import ProcessHandle, is_proven_gone
+from fks.system.process.heartbeat import HeartbeatReader, heartbeat_file
+from fks.system.runtime import Component, IsolatedComponent
+from fks.system.supervision import ChildSpec
+from fks.system.supervision.exits import How, ProcessExit
+from fks.system.supervision.liveness import UP
+from fks.system.supervision.placement import Place, misplaced, place_for
 
 NAMESPACE = "fks"
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05

@@ -17,13 +17,13 @@ from fks.ai.engines import Deployment
 from fks.config.runtime import SUPERVISOR
 from fks.config.settings import WORKERS_MAX, Settings
 from fks.model.ninja import MT5, PLATFORMS
-from fks.runtime import Component, isolated_settings
 from fks.store.challengers import SHADOW_WORKER
 from fks.store.deployments import DeploymentStore
 from fks.store.strategies import StrategyStore
 from fks.store.supervision import TreeJournal, WantedTree
-from fks.supervision import ChildSpec, SupervisorSpec, check_tree, placement
-from fks.supervision.spec import counted_alone
+from fks.system.runtime import Component, isolated_settings
+from fks.system.supervision import ChildSpec, SupervisorSpec, check_tree, placement
+from fks.system.supervision.spec import counted_alone
 
 #: role -> module:class, or a class
 CLASSES: dict[str, Any] = {

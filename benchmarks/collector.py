@@ -36,11 +36,11 @@ from fks.market.feed import machine as m
 from fks.market.feed.feed import FeedSpec, SymbolFeed
 from fks.model.bar import PublicTrade
 from fks.model.timeframe import NS, bar_start
-from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.latest import PRICES
+from fks.system.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from tests.support import servers
 from tests.support.collecting import make_collector, running, settings_for
 from tests.support.ports import CollectingLog

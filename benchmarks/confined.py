@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._results import run as run_benchmark
 from benchmarks._results import same
-from fks.process.confined_strategies import ConfinedCatalogue
 from fks.strategies.base import Strategy, evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from fks.system.process.confined_strategies import ConfinedCatalogue
 from fks.trading.strategy_worker.columns import Columns
 
 ROUNDS, LIVE = 60, 5_000

@@ -30,12 +30,12 @@ from fks.config.settings import DatabaseSettings, Risk, VenueSettings
 from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.model.timeframe import NS
-from fks.process.garbage import freeze_loaded
-from fks.servers.embedded import postgres_pid
 from fks.store import migrate
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
+from fks.system.process.garbage import freeze_loaded
+from fks.system.servers.embedded import postgres_pid
 from fks.trading.matching import CostModel
 from fks.trading.venues.paper import PaperVenue
 from tests.support import servers

@@ -50,8 +50,6 @@ from fks.model.ninja import MT5
 from fks.model.order import Order, OrderType, Outcome, Role, State
 from fks.model.ports import Venue as VenuePort
 from fks.model.timeframe import to_ns
-from fks.process.garbage import freeze_loaded
-from fks.servers.embedded import PostgresServer
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -59,6 +57,8 @@ from fks.store.leases import raise_epoch
 from fks.store.order_rows import EVENT, ORDER
 from fks.store.orders import EventRow, OrderJournal
 from fks.store.signals import SignalStore
+from fks.system.process.garbage import freeze_loaded
+from fks.system.servers.embedded import PostgresServer
 from fks.trading.order_manager.ninja_rows import NinjaRows
 from fks.trading.risk.policy import Action, stopped_by
 from fks.trading.venues.binance.config import SessionConfig

@@ -24,8 +24,8 @@ from fks.clock import RealClock
 from fks.model.market import Allowance, RateLimits
 from fks.model.order import Outcome
 from fks.model.ports import Priority
-from fks.rate_limits.venue_budgets import RedisVenueBudget, venue_budget
 from fks.store.bus import Bus
+from fks.system.rate_limits.venue_budgets import RedisVenueBudget, venue_budget
 from fks.trading.venues.binance.config import SessionConfig
 from fks.trading.venues.binance.session import BinanceVenue
 from fks.trading.venues.binance.venue import SpotVenue

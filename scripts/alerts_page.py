@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fks.monitor.alert_ends import ALERTS, AlertEnd, End
+from fks.system.monitor.alert_ends import ALERTS, AlertEnd, End
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "alerts.md"
 _WHEN = {End.AGE: "24 h have passed", End.PERSON: "a person settles it"}

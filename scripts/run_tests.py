@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fks.process.confinement import ends_with_parent
+from fks.system.process.confinement import ends_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = str(max((os.cpu_count() or 1) // 4, 1))

@@ -23,12 +23,12 @@ from redis import Redis
 from fks.clock import FakeClock
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings
-from fks.process.scratch import delete_scratch, hold_scratch
-from fks.servers.embedded import PostgresServer, RedisServer
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.grants import ensure_roles
+from fks.system.process.scratch import delete_scratch, hold_scratch
+from fks.system.servers.embedded import PostgresServer, RedisServer
 from tests.support import servers
 from tests.support.browser import close_shared
 from tests.support.longest import LONGEST

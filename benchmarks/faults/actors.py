@@ -15,7 +15,7 @@ import asyncpg
 from benchmarks.faults.entries import SYMBOL, VENUE, look_up, requested, serving, small
 from benchmarks.faults.rig import ACTORS, Missed, Rig, Sample
 from benchmarks.faults.serving import READY, denied_without_feed
-from fks.process.heartbeat import heartbeat_file
+from fks.system.process.heartbeat import heartbeat_file
 
 GUARDIAN, ORDERS, COLLECTOR = "guardian", "orders", "collector:binance"
 STARTS_MAX = 5

@@ -30,9 +30,9 @@ from fks.config.settings import Http
 from fks.entry.logins import Logins, needs_totp
 from fks.mcp import ORIGIN_HEADER
 from fks.model.errors import OutageError, Problem
-from fks.process.callers import address_of, client_of, is_local, is_own, is_own_origin, network_of
 from fks.store.bus import Bus
 from fks.store.tokens import LOCAL, LOOPBACK, MCP, SCOPES, Principal, TokenStore
+from fks.system.process.callers import address_of, client_of, is_local, is_own, is_own_origin, network_of
 
 OPEN = "open"
 #: A revoked token is refused within this time everywhere (at once on the replica that revoked it).

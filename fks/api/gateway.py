@@ -31,11 +31,6 @@ from fks.config.settings import Settings
 from fks.config.version import build_id
 from fks.entry.logins import Logins
 from fks.model.errors import OutageError
-from fks.monitor.health import Health, RequestRate, absent_reasons
-from fks.monitor.replica import BEAT_S, ReplicaBeat
-from fks.process.log import Redactor
-from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, parse_snapshot
-from fks.process.self_metrics import SelfMetrics
 from fks.store.audit import AuditStore
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -43,6 +38,11 @@ from fks.store.metrics import MetricStore
 from fks.store.reading import ReadingStore
 from fks.store.tokens import TokenStore
 from fks.store.users import UserStore
+from fks.system.monitor.health import Health, RequestRate, absent_reasons
+from fks.system.monitor.replica import BEAT_S, ReplicaBeat
+from fks.system.process.log import Redactor
+from fks.system.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, parse_snapshot
+from fks.system.process.self_metrics import SelfMetrics
 
 if TYPE_CHECKING:
     from fks.ai.engines import InferenceCall

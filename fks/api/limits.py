@@ -16,9 +16,9 @@ from fks.api import policy
 from fks.config.settings import AuthSettings
 from fks.model.errors import Problem
 from fks.model.ports import Meter
-from fks.process.callers import network_of
 from fks.store.bus import Bus
 from fks.store.tokens import Principal
+from fks.system.process.callers import network_of
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection

@@ -16,7 +16,7 @@ from fks.api.tracing import Trace, request_id_of, trace_of
 from fks.clock import Clock
 from fks.config.settings import Http
 from fks.model.errors import FksError, InputError, Problem, not_found
-from fks.process.callers import admits_peer, is_own_host
+from fks.system.process.callers import admits_peer, is_own_host
 
 if TYPE_CHECKING:
     from fks.model.ports import Log

@@ -33,7 +33,7 @@ from fks.clock import Clock, RealClock
 from fks.config.machine_http import certificate_fault
 from fks.model.errors import OutageError, Problem
 from fks.model.timeframe import to_datetime
-from fks.process.callers import is_local
+from fks.system.process.callers import is_local
 
 ROUTES_S = 10.0  # the routes are there within a second, or the controller is away
 LOOK_S = 0.05

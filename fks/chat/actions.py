@@ -21,11 +21,11 @@ from fks.entry.emergency_stop import EmergencyStop
 from fks.entry.logins import Logins
 from fks.model.errors import InputError, OutageError, not_found
 from fks.model.ports import Log
-from fks.monitor.status import assemble
 from fks.store.audit import AuditEntry, AuditStore
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, Principal
 from fks.store.users import User, UserStore, effective_scope
+from fks.system.monitor.status import assemble
 
 _SHOWN_MAX = 20
 _PREFIX_MIN = 6

@@ -13,9 +13,9 @@ from fks.entry.closing import Closing
 from fks.entry.emergency_stop import EmergencyStop
 from fks.entry.logins import Logins
 from fks.entry.order_entry import OrderEntry
-from fks.runtime import Component
 from fks.store.chat import ChatStore
 from fks.store.users import UserStore
+from fks.system.runtime import Component
 
 
 def services_of(chat: Chat) -> list[str]:

@@ -222,13 +222,13 @@ def blocked_channels(paths: Paths) -> tuple[int | None, list[str]]:
     import threading
     import time
 
-    from fks.alerts.channels import AlertChannel, Sealer, obstacle
-    from fks.alerts.directory import Directory
     from fks.cli.status import ask_database
     from fks.config.load import load_settings
     from fks.config.secrets import load_secrets
     from fks.model.errors import FksError
     from fks.store.alerting import AlertingStore
+    from fks.system.alerts.channels import AlertChannel, Sealer, obstacle
+    from fks.system.alerts.directory import Directory
 
     try:
         alerts, sealer = load_settings(paths.home).alerts, Sealer(load_secrets(paths).session_key)
@@ -335,7 +335,7 @@ def find_alerts(paths: Paths, *, is_all: bool, limit: int) -> list[dict[str, Any
     from fks.cli.base import NotRunning
     from fks.cli.status import ask_database
     from fks.model.errors import OutageError
-    from fks.monitor.alerts import listed
+    from fks.system.monitor.alerts import listed
 
     try:
         with OwnGateway(paths) as gateway:

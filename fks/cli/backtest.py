@@ -590,8 +590,8 @@ def _database_url(ctx: click.Context) -> str | None:
     from fks.cli.store import opened_store
     from fks.config.endpoints import load_node
     from fks.config.paths import Paths
-    from fks.servers.embedded import PostgresServer
     from fks.store import migrate
+    from fks.system.servers.embedded import PostgresServer
 
     settings = settings_of(ctx)
     if settings.database.url is not None:

@@ -96,7 +96,7 @@ def settings_of(ctx: click.Context) -> Settings:
     from fks.config import env_file
     from fks.config.endpoints import load_node
     from fks.config.load import ENV_FILE, load
-    from fks.node.lock import has_keeper
+    from fks.system.node.lock import has_keeper
 
     paths, given = paths_of(ctx), {}
     with contextlib.suppress(OutageError, PermissionError):  # it does not run, or is another user's

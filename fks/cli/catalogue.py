@@ -13,8 +13,8 @@ import click
 from fks.cli.base import options, paths_of
 
 if TYPE_CHECKING:
-    from fks.process.confined_strategies import ConfinedCatalogue
     from fks.store.db import Database
+    from fks.system.process.confined_strategies import ConfinedCatalogue
 
 T = TypeVar("T")
 SIZING_HELP = (
@@ -34,7 +34,7 @@ rule_options = options(
 
 def catalogue_of(ctx: click.Context, files: Sequence[Path] = ()) -> ConfinedCatalogue:
     """Return the strategies of this node: built-in, installed, the files in its strategies folder, and `files`."""
-    from fks.process.confined_strategies import ConfinedCatalogue
+    from fks.system.process.confined_strategies import ConfinedCatalogue
 
     return ConfinedCatalogue(paths_of(ctx).strategies, files)
 

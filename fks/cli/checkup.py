@@ -25,9 +25,9 @@ from fks.config.settings import Settings
 from fks.config.unread import warnings_of
 from fks.model.errors import ConfigError, FksError
 from fks.model.health import DEGRADED, DOWN, HEALTHY, Check, checked, level
-from fks.node import ports, preflight, probe
-from fks.node.lock import holder_of
-from fks.servers.directories import FREE_MIN_MB
+from fks.system.node import ports, preflight, probe
+from fks.system.node.lock import holder_of
+from fks.system.servers.directories import FREE_MIN_MB
 
 MEMORY_MIN_MB = 3000
 FILES_MIN = 4096
@@ -74,7 +74,7 @@ def _machine(paths: Paths) -> Iterator[Check]:
 
 def _confinement() -> Check:
     """Check that code of users can be confined. Without it, it runs with this account's rights."""
-    from fks.process.confinement import missing
+    from fks.system.process.confinement import missing
 
     lacking = missing()
     fault = f"files of users are read with this account's rights: {lacking}" if lacking else ""
@@ -101,7 +101,7 @@ def _shared_memory() -> Check:
 
 
 def _programs() -> None:
-    from fks.servers import binaries
+    from fks.system.servers import binaries
 
     binaries.postgres("postgres")
     binaries.redis_server()
@@ -197,7 +197,7 @@ def account() -> Iterator[Check]:
 async def _clock(settings: Settings) -> Check:
     """Compare this machine's clock with NTP. Without an answer it is not known, which stops nothing."""
     from fks.clock import RealClock
-    from fks.monitor.probes import ntp_offset_ms
+    from fks.system.monitor.probes import ntp_offset_ms
 
     server, limit_ms = settings.monitor.ntp_server, settings.monitor.clock_offset_max_ms
     if server == "none":
@@ -230,8 +230,8 @@ def _secrets(paths: Paths) -> Iterator[Check]:
 def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
     """Check for obstacles to `fks up`."""
     yield Check("keeper", HEALTHY, "FKS does not run here; start it with 'fks up'")
-    from fks.node.child_records import ChildRecords
-    from fks.process.handle import ProcessHandle, find_by_command
+    from fks.system.node.child_records import ChildRecords
+    from fks.system.process.handle import ProcessHandle, find_by_command
 
     known = ChildRecords(paths.run / "keeper.json").items()
     left = [name for name, entry in known if ProcessHandle.find(entry.pid, entry.mark)]

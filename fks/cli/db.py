@@ -63,8 +63,8 @@ def downgrade(ctx: click.Context, revision: str, yes: bool) -> Any:
     """Take the schema back to REVISION ("base", an id, or -1 after a "--"). Data of dropped tables and columns is lost;
     a backup is made first."""
     from fks.cli.store import opened_store
-    from fks.servers import backup
     from fks.store import migrate
+    from fks.system.servers import backup
 
     if not yes:
         click.confirm(f"take the schema back to {revision}? data may be lost (a backup is made first)", abort=True)
@@ -131,7 +131,7 @@ def status(ctx: click.Context) -> Any:
 def shell(ctx: click.Context, args: tuple[str, ...]) -> None:
     """Open psql on the database (it can write). ARGS go to psql: fks db shell -c 'SELECT 1'."""
     from fks.cli.store import opened_store
-    from fks.servers import backup
+    from fks.system.servers import backup
 
     with opened_store(ctx) as (url, _, paths):
         code = backup.psql(url, paths.run, args)
@@ -188,7 +188,7 @@ def backup_command(ctx: click.Context, as_json: bool) -> None:
     """
     from fks.cli.store import opened_store
     from fks.clock import RealClock
-    from fks.servers import bundle
+    from fks.system.servers import bundle
 
     with opened_store(ctx) as (url, settings, paths):
         made = asyncio.run(bundle.make(url, paths, settings, label="backup", clock=RealClock()))
@@ -227,7 +227,7 @@ def backup_key(ctx: click.Context, file: Path, is_protected: bool, passphrase_fi
 
     Only FILE opens the backups: keep it on another machine or on paper. The public part goes into backup.recipient.
     """
-    from fks.servers import bundle
+    from fks.system.servers import bundle
 
     passphrase = None
     if passphrase_file is not None:
@@ -261,7 +261,7 @@ def restore_command(
     """
     from fks.cli.store import is_running, opened_store
     from fks.model.errors import ConfigError
-    from fks.servers import backup, bundle
+    from fks.system.servers import backup, bundle
 
     paths = paths_of(ctx)
     if is_running(paths):
@@ -308,7 +308,7 @@ def timescale(ctx: click.Context, is_applied: bool, yes: bool, as_json: bool) ->
     """
     from fks.cli.store import is_running, opened_store
     from fks.model.errors import ConfigError
-    from fks.servers import backup
+    from fks.system.servers import backup
 
     with opened_store(ctx) as (url, settings, paths):
         found, steps = asyncio.run(_timescale(url, settings.data))

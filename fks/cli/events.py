@@ -105,7 +105,7 @@ def _from_database(
     paths: Paths, child: str | None, since: datetime | None, after: int | None, limit: int, full: bool
 ) -> list[dict[str, Any]]:
     from fks.cli.status import ask_database
-    from fks.monitor.history import events as history
+    from fks.system.monitor.history import events as history
 
     return ask_database(paths, lambda db: history(db, child=child, since=since, after=after, limit=limit, is_full=full))
 

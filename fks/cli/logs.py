@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import as_json, paths_of
-from fks.monitor.logs import BYTES_MAX, BYTES_RECENT, LEVELS, FolderReader, Line, LogFilter, component_of, is_of
+from fks.system.monitor.logs import BYTES_MAX, BYTES_RECENT, LEVELS, FolderReader, Line, LogFilter, component_of, is_of
 
 if TYPE_CHECKING:
     from fks.config.paths import Paths
@@ -141,7 +141,7 @@ class Restarts:
 
 def _why(child: object, fields: dict[str, Any]) -> str:
     """Return why a child ended, as `fks events` prints it."""
-    from fks.monitor.history import describe
+    from fks.system.monitor.history import describe
 
     return describe({"child": child, "event": "exited", "reason": fields.get("reason"), "payload": fields}).why
 
@@ -282,7 +282,7 @@ def is_cluster(paths: Paths) -> bool:
 def _helper(paths: Paths, arguments: list[str]) -> subprocess.Popen[bytes]:
     from fks.config.load import load_settings
     from fks.config.python import module
-    from fks.node.ray_node import ray_env
+    from fks.system.node.ray_node import ray_env
 
     env = ray_env(paths, load_settings(paths.home))
     env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"  # the role of this machine is known to its keeper alone

@@ -218,7 +218,7 @@ def forget(ctx: click.Context, name: str) -> Any:
 def stop(ctx: click.Context, is_all: bool, as_json: bool) -> None:
     """Stop this machine's part of the cluster in order (the same as `fks down`); with --all the whole cluster."""
     from fks.cli.up import stop_home
-    from fks.node.boot import remove
+    from fks.system.node.boot import remove
 
     if is_all:
         remove(paths_of(ctx))
@@ -233,7 +233,7 @@ def ping(ctx: click.Context, is_gateway: bool) -> Any:
     import httpx
 
     from fks.config.endpoints import load_node
-    from fks.node.control_socket import ask
+    from fks.system.node.control_socket import ask
 
     paths = paths_of(ctx)
     answer = ask(paths.keeper_socket, "progress")
@@ -257,7 +257,7 @@ def prepare(ctx: click.Context) -> Any:
     bring this machine to it.
     """
     from fks.config import builds
-    from fks.node.ray_up import prepare
+    from fks.system.node.ray_up import prepare
 
     account, fks, ray = Path.home(), builds.program("fks"), builds.program("ray")
     file = prepare(account / "fks" / "bin", fks, ray, paths_of(ctx).home, account / ".bashrc")
@@ -297,9 +297,9 @@ def _begin(
 ) -> None:
     from fks.cli.up import run_keeper
     from fks.model.errors import InputError
-    from fks.node.build import check_host
-    from fks.node.child_records import has_living
-    from fks.node.preflight import check_interpreter
+    from fks.system.node.build import check_host
+    from fks.system.node.child_records import has_living
+    from fks.system.node.preflight import check_interpreter
 
     check_interpreter()
     if at_boot and not detach:
@@ -339,7 +339,7 @@ def _begin(
 def _install_at_boot(paths: Paths, role: str, options: list[str], *, is_json: bool) -> bool:
     """Have this node start at boot and print how; return whether systemd starts it now, too."""
     from fks.config import builds
-    from fks.node.boot import BootEntry, install
+    from fks.system.node.boot import BootEntry, install
 
     program = str(builds.program("fks"))
     command = (program, "--home", str(paths.home), "node", role, *options)
@@ -355,7 +355,7 @@ def _install_at_boot(paths: Paths, role: str, options: list[str], *, is_json: bo
 
 
 def _head_address(bootstrap: Path | None) -> str:
-    from fks.node.ray_up import head_address
+    from fks.system.node.ray_up import head_address
 
     return (head_address(bootstrap) if bootstrap else None) or _own_address(_OUTSIDE[0])
 
@@ -407,7 +407,7 @@ def _is_loopback(host: str) -> bool:
 # ── upgrade ──────────────────────────────────────────────────────────────────────────────────────
 def _runs(paths: Paths) -> bool:
     """Return whether this machine has a keeper, or a parent that is about to start one."""
-    from fks.node.lock import PARENT_LOCK, holder_of
+    from fks.system.node.lock import PARENT_LOCK, holder_of
 
     return any(holder_of(paths.run / name) is not None for name in ("keeper.lock", PARENT_LOCK))
 
@@ -418,7 +418,7 @@ def _switch_here(paths: Paths, role: str) -> Path | None:
     Checked first where something of FKS runs. Errors: FksError, with nothing changed.
     """
     from fks.config import builds
-    from fks.node.child_records import has_living
+    from fks.system.node.child_records import has_living
 
     before, own = builds.current(), builds.own()
     if has_living(paths) and before != own:
@@ -435,8 +435,8 @@ def _check_upgrade(paths: Paths, role: str) -> None:
     from importlib.metadata import version
 
     from fks.cli.deploy import check_schema
-    from fks.node.build import check_settings
     from fks.store.nodes import living_head
+    from fks.system.node.build import check_settings
 
     if GOING_BACK in os.environ:
         return
@@ -467,9 +467,9 @@ def _go_back(paths: Paths, role: str, before: Path, again: list[str], error: Fks
     import subprocess
 
     from fks.config import builds
-    from fks.node.control_socket import ask
-    from fks.node.lock import PARENT_LOCK, holder_of
-    from fks.process.handle import kill
+    from fks.system.node.control_socket import ask
+    from fks.system.node.lock import PARENT_LOCK, holder_of
+    from fks.system.process.handle import kill
 
     if not (before / "bin" / "fks").exists():
         error.remedy = "; ".join(filter(None, [error.remedy, f"the build of before, {before}, is gone"]))
@@ -497,8 +497,8 @@ def _upgrade(ctx: click.Context, paths: Paths, role: str, again: list[str], *, i
     """
     from fks.cli.up import print_running
     from fks.config import builds
-    from fks.node.control_socket import ask
-    from fks.node.lock import AlreadyRunning, keeper_lock
+    from fks.system.node.control_socket import ask
+    from fks.system.node.lock import AlreadyRunning, keeper_lock
 
     progress = ask(paths.keeper_socket, "progress")
     running, installed = str(progress.get("version", "")), build_id()
@@ -536,7 +536,7 @@ def _upgrade(ctx: click.Context, paths: Paths, role: str, again: list[str], *, i
 def _roll_out(ctx: click.Context, paths: Paths, build: str, *, is_json: bool) -> None:
     """Bring the other machines and the tree to the head's build. Errors: FksError."""
     from fks.cli.deploy import deploy
-    from fks.node.ray_up import restart_autoscaler
+    from fks.system.node.ray_up import restart_autoscaler
 
     restart_autoscaler(paths.ray_temp)
     _wait_for_workers(paths, build, is_json=is_json)
@@ -564,9 +564,9 @@ def _others(paths: Paths, build: str) -> bool:
 
 def _replace_keeper(paths: Paths, pid: int, *, is_json: bool) -> None:
     from fks.cli.up import run_keeper
-    from fks.node import boot
-    from fks.node.lock import PARENT_LOCK, holder_of
-    from fks.process.handle import kill
+    from fks.system.node import boot
+    from fks.system.node.lock import PARENT_LOCK, holder_of
+    from fks.system.process.handle import kill
 
     is_by_systemd = boot.is_running(paths)
     parent = holder_of(paths.run / PARENT_LOCK)

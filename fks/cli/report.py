@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from fks.alerts.report import page_of
 from fks.cli.base import Columns, as_json, emit, named
 from fks.cli.client import GatewaySession, gateway_of, gateway_result, path_of
 from fks.cli.shown import at
 from fks.model.accounting.period import ReportName
+from fks.system.alerts.report import page_of
 
 _html = click.option(
     "--html", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a page to FILE."

@@ -62,7 +62,7 @@ def _confirm(paths: Paths, typed: str | None) -> None:
 
 def _backup(ctx: click.Context, paths: Paths) -> object | None:
     from fks.cli.store import opened_store
-    from fks.servers import backup
+    from fks.system.servers import backup
 
     external = settings_of(ctx).database.url is not None
     if not external and not (paths.pgdata / "PG_VERSION").exists():

@@ -59,7 +59,7 @@ def parts_of(name: str, rows: dict[str, dict[str, Any]], *, is_now: bool) -> lis
 
     Errors: InputError when nothing of the service runs.
     """
-    from fks.monitor.health import OWNER_SERVICES
+    from fks.system.monitor.health import OWNER_SERVICES
 
     if name not in OWNER_SERVICES:
         return [name]
@@ -109,7 +109,7 @@ def _drained(paths: Paths, name: str, why: str, *, as_json: bool) -> None:
 
 def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]], *, as_json: bool) -> None:
     """Restart a service by its keeper, or end a process, which its supervisor starts again."""
-    from fks.node.control_socket import ask
+    from fks.system.node.control_socket import ask
 
     start = time.monotonic()
     if row["kind"] == "service" and not row["name"].startswith("proxy"):  # Ray Serve restarts its proxy itself
@@ -131,8 +131,8 @@ def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]],
 def kill_process(row: dict[str, Any]) -> None:
     """Kill an actor or replica of this machine. It may die at any moment anyway; that is what makes this safe."""
     from fks.config.machine import can_reach
-    from fks.process import ray_names
-    from fks.process.handle import ProcessHandle
+    from fks.system.process import ray_names
+    from fks.system.process.handle import ProcessHandle
 
     if not row["pid"]:
         raise invalid(

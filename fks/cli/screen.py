@@ -16,7 +16,7 @@ from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.node.services import TITLES
+from fks.system.node.services import TITLES
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _NAMES = TITLES | {"schema": "database schema", "actors": "actors and gateway"}

@@ -125,7 +125,7 @@ def _from_gateway(paths: Paths) -> dict[str, Any]:
 
 
 def _from_keeper(paths: Paths) -> dict[str, Any]:
-    from fks.node.control_socket import ask
+    from fks.system.node.control_socket import ask
 
     return _document(ask(paths.keeper_socket, "status")["status"])
 
@@ -133,7 +133,7 @@ def _from_keeper(paths: Paths) -> dict[str, Any]:
 def _from_database(paths: Paths) -> dict[str, Any]:
     """Query PostgreSQL itself: both the gateway and the keeper are dead, the journal may live."""
     from fks.config.endpoints import load_node
-    from fks.monitor.status import assemble
+    from fks.system.monitor.status import assemble
 
     node = load_node(paths)
     return {**_document(ask_database(paths, lambda db: assemble(db, node))), "source": "database"}

@@ -36,7 +36,7 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
     from fks.config.endpoints import load_node
     from fks.config.load import given_passwords
     from fks.config.secrets import ensure_secrets, load_secrets
-    from fks.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
+    from fks.system.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
 
     if create:
         paths.ensure()
@@ -83,10 +83,10 @@ async def on_database(
 def is_running(paths: Paths) -> bool:
     """Return whether FKS runs here: a keeper (it holds the lock of its file as long as it lives), or servers that
     outlived theirs."""
-    from fks.node.lock import has_keeper
+    from fks.system.node.lock import has_keeper
 
     if has_keeper(paths.run):
         return True
-    from fks.servers.embedded import postgres_pid, redis_pid  # loading it takes 0.2 s
+    from fks.system.servers.embedded import postgres_pid, redis_pid  # loading it takes 0.2 s
 
     return postgres_pid(paths) is not None or redis_pid(paths) is not None

@@ -59,7 +59,7 @@ def look(paths: Paths, count: int) -> dict[str, Any]:
     from fks.cli.events import find_events
     from fks.cli.status import find_status
     from fks.model.errors import FksError
-    from fks.monitor.tree import tree_view
+    from fks.system.monitor.tree import tree_view
 
     status = find_status(paths)
     history: list[dict[str, Any]] = []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fks.cli.screen import Screen
     from fks.config.paths import Paths
     from fks.config.settings import Settings
-    from fks.node.build import NodeSite
+    from fks.system.node.build import NodeSite
 
 ANSWER_S = 15.0  # until a keeper that is being started again answers
 UP_S = 180.0  # a detached start may take this long on a slow machine; its keeper gives up long before
@@ -57,10 +57,10 @@ def up(
 
     Safe to run again: running processes are left alone, those that an earlier keeper left behind are taken over.
     """
-    from fks.node.preflight import check_interpreter
+    from fks.system.node.preflight import check_interpreter
 
     check_interpreter()  # before anything that an old Python could not even import
-    from fks.node.build import check_host
+    from fks.system.node.build import check_host
 
     options = (("FKS_SIM_TAPE", tape), ("FKS_SIM_SPEED", speed), ("FKS_SIM_FILLS", fills), ("FKS_RAY_ADDRESS", address))
     for name, value in options:
@@ -96,9 +96,9 @@ def run_keeper(
 
     Errors: FksError when the start fails.
     """
-    from fks.node.build import begin_again
-    from fks.node.head import BeginAgainError
-    from fks.node.lock import AlreadyRunning
+    from fks.system.node.build import begin_again
+    from fks.system.node.head import BeginAgainError
+    from fks.system.node.lock import AlreadyRunning
 
     try:
         _check_free(paths, is_detached=is_detached and not unit)
@@ -123,9 +123,9 @@ def _check_free(paths: Paths, *, is_detached: bool) -> None:
     import threading
 
     from fks.model.errors import OutageError
-    from fks.node.control_socket import ask
-    from fks.node.lock import PARENT_LOCK, AlreadyRunning, holder_of
-    from fks.process.procfs import environment
+    from fks.system.node.control_socket import ask
+    from fks.system.node.lock import PARENT_LOCK, AlreadyRunning, holder_of
+    from fks.system.process.procfs import environment
 
     end = time.monotonic() + ANSWER_S
     while True:
@@ -146,8 +146,8 @@ def _check_free(paths: Paths, *, is_detached: bool) -> None:
 
 async def _foreground(paths: Paths, *, is_quiet: bool, is_json: bool) -> None:
     from fks.cli.screen import Screen
-    from fks.node.build import make_keeper, open_site
-    from fks.node.lock import keeper_lock
+    from fks.system.node.build import make_keeper, open_site
+    from fks.system.node.lock import keeper_lock
 
     with keeper_lock(paths.run / "keeper.lock"):
         site = open_site(paths)
@@ -224,7 +224,7 @@ async def _watch(site: NodeSite, screen: Screen, ready: asyncio.Event, *, is_qui
 
 def _joined(paths: Paths, settings: Settings) -> str:
     if settings.node.role == "database":
-        from fks.node.database_node import certificate_files, environment_file
+        from fks.system.node.database_node import certificate_files, environment_file
 
         return (
             f"this machine serves PostgreSQL and Redis at {settings.node.address} with TLS; give the others the lines "
@@ -232,7 +232,7 @@ def _joined(paths: Paths, settings: Settings) -> str:
         )
     if settings.node.role != "worker":
         return "this machine stands by; see 'fks status', leave with 'fks node stop'"
-    from fks.node.ray_node import head_address
+    from fks.system.node.ray_node import head_address
 
     head = head_address(paths, settings)
     return f"this machine works for the head at {head}; see 'fks status', leave with 'fks node stop'"
@@ -265,7 +265,7 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
     from fks.model.errors import OutageError
-    from fks.node.control_socket import ask
+    from fks.system.node.control_socket import ask
 
     settings = load_settings(paths.home)
     has_failed = _by_unit(paths) if unit else None
@@ -306,7 +306,7 @@ def _by_itself(paths: Paths, env: Mapping[bytes, bytes] | None = None) -> Callab
     output = paths.logs / "keeper.out"
     with open(output, "wb", opener=lambda path, flags: os.open(path, flags | os.O_APPEND, 0o600)) as sink:
         child = subprocess.Popen(
-            module("fks.node.parent", str(paths.home)),
+            module("fks.system.node.parent", str(paths.home)),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -325,7 +325,7 @@ def _by_itself(paths: Paths, env: Mapping[bytes, bytes] | None = None) -> Callab
 def _by_unit(paths: Paths) -> Callable[[], None] | None:
     """Have systemd start the keeper; return a check that raises when it gave up, None when it does not start."""
     from fks.model.errors import FksError
-    from fks.node.boot import is_failed, start_unit, unit_name
+    from fks.system.node.boot import is_failed, start_unit, unit_name
 
     if not start_unit(paths):
         return None
@@ -410,9 +410,9 @@ def _down(paths: Paths, *, is_all: bool) -> list[str]:
     import threading
 
     from fks.model.errors import OutageError
-    from fks.node.control_socket import ask
-    from fks.node.lock import PARENT_LOCK, holder_of, keeper_lock
-    from fks.process.handle import kill
+    from fks.system.node.control_socket import ask
+    from fks.system.node.lock import PARENT_LOCK, holder_of, keeper_lock
+    from fks.system.process.handle import kill
 
     def wait_free(lock: Path, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -441,7 +441,7 @@ def _down(paths: Paths, *, is_all: bool) -> list[str]:
 
 
 async def _sweep(paths: Paths) -> list[str]:
-    from fks.node.keeper import sweep
-    from fks.node.services import leftovers
+    from fks.system.node.keeper import sweep
+    from fks.system.node.services import leftovers
 
     return await sweep(paths, leftovers(paths))

@@ -100,7 +100,7 @@ class Paths:
     side_journal = _Below("home", "orders.jsonl")
     #: The order manager's record of the database that it last wrote to (0600 JSON, `fks.store.failover`).
     database_record = _Below("home", "database.json")
-    #: The file that the keeper removes when the disk is full (fks.node.home_disk).
+    #: The file that the keeper removes when the disk is full (fks.system.node.home_disk).
     reserve_file = _Below("home", "disk.reserve")
     keeper_socket = _Below("sockets", "keeper.sock")
     guardian_socket = _Below("sockets", "guardian.sock")

@@ -20,8 +20,8 @@ from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, OutageError, invalid
-from fks.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
 from fks.store.db import Database
+from fks.system.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
 
 T = TypeVar("T")
 _STATEMENT_S = 120.0  # a request for ten years may take longer than a statement of a live process

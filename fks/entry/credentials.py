@@ -24,10 +24,10 @@ from fks.config.settings import Settings
 from fks.model.account import Account
 from fks.model.errors import ConfigError, InputError, KeyRefusedError, OutageError, conflict, not_found, unprocessable
 from fks.model.ports import KeyRights, Log
-from fks.process.log import Redactor, hide
 from fks.store.accounts import AccountStore
 from fks.store.credentials import Credential, CredentialStore
 from fks.store.db import Database
+from fks.system.process.log import Redactor, hide
 from fks.trading.credentials.carrier import rights_of, rights_refusal
 from fks.trading.venues.registry import Making, keyed_venue
 

@@ -20,9 +20,9 @@ from fks.clock import Clock
 from fks.config.secrets import derived
 from fks.config.settings import AuthSettings
 from fks.model.errors import Problem, unprocessable
-from fks.process.callers import network_of
 from fks.store.tokens import SCOPES, Principal
 from fks.store.users import WITHOUT_TOTP, User, UserStore
+from fks.system.process.callers import network_of
 
 PASSWORD_MIN, PASSWORD_MAX = 12, 1024
 #: Passwords compared at once by one replica: each takes 64 MiB for as long.

@@ -17,13 +17,13 @@ from fks.model.decimals import plain
 from fks.model.errors import InputError, not_found
 from fks.model.signal import AGENT
 from fks.model.timeframe import bar_end, iso, to_ns
-from fks.process.confinement import confined_command, environment
 from fks.research.backtest.trace import request_of
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.input_bars import InputBars
 from fks.store.reading import ReadingStore
 from fks.strategies.registry import package_places
+from fks.system.process.confinement import confined_command, environment
 from fks.trading.risk.explain import rules
 
 #: Limits of a strategy's own code: its duration, and the evaluations at a time in one replica.

@@ -50,7 +50,7 @@ def checked(name: str, fault: str, finding: str, remedy: str, status: str = DOWN
 
 
 def failed(name: str, detail: str, about: str = "", *, is_mended_by_restart: bool = False) -> Check:
-    """Return a failed self-check, as it is now. `fks.process.self_checks` keeps its duration.
+    """Return a failed self-check, as it is now. `fks.system.process.self_checks` keeps its duration.
 
     `name`: database, feed, venue, queue, memory, loop, stuck, disk, lease, redis, schedule, ninja, ninja_secret.
     """

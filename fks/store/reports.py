@@ -64,7 +64,7 @@ class ReportStore(SqlStore[Database], queries="reports"):
         drift: Sequence[Mapping[str, Any]] = (),
     ) -> dict[str, Any]:
         """Return the document of a period, of `accounts` (None: of all) or of a portfolio, as
-        `fks.alerts.report` renders it.
+        `fks.system.alerts.report` renders it.
 
         Alerts belong to no account, so only a report of all has them. Holdings, risk and `drift` are those of now.
         `home`: the exchange of the venue, whose prices come first.

@@ -1510,7 +1510,7 @@ reports = Table(
     _text("period"),
     _time("start_time"),
     _time("end_time"),
-    Column("document", JSONB, nullable=False),  # as fks.alerts.report renders it
+    Column("document", JSONB, nullable=False),  # as fks.system.alerts.report renders it
     Column("is_late", Boolean, nullable=False),
     Column("alert_id", BigInteger, ForeignKey("alerts.id", ondelete="SET NULL")),
     _time("created_at", now=True),

@@ -77,7 +77,8 @@ class TreeJournal(SqlStore[Database], queries="supervision"):
         """Append to the tree's history what happened `age_s` ago, waiting a second at most; return whether it was
         written.
 
-        `payload`: facts beyond the reason, e.g. exit code, signal, last log lines (`fks.supervision.exits.Exit`).
+        `payload`: facts beyond the reason, e.g. exit code, signal, last log lines
+        (`fks.system.supervision.exits.Exit`).
         """
         facts = _clean(dict(payload or {}))
         try:

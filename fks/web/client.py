@@ -12,7 +12,7 @@ import httpx
 import orjson
 
 from fks.config.endpoints import TrustedFile
-from fks.process.callers import CLIENT_HEADER, client_header
+from fks.system.process.callers import CLIENT_HEADER, client_header
 from fks.web.sharing import Shared
 
 #: Seconds for one call; the gateway's own limits (statements, an order's wait, the guardian's answer) are shorter.

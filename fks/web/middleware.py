@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fks.clock import Clock
 from fks.config.settings import Http
-from fks.process.callers import admits_peer, is_own_host
+from fks.system.process.callers import admits_peer, is_own_host
 
 if TYPE_CHECKING:
     from fks.model.ports import Log

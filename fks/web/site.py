@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from fks.clock import Clock
 from fks.config.settings import Http
 from fks.model.timeframe import to_datetime
-from fks.process.callers import address_of, is_own_origin
+from fks.system.process.callers import address_of, is_own_origin
 from fks.web import formats
 from fks.web.assets import FRAMED, AssetFiles
 from fks.web.client import BrowserCaller, GatewayClient, GatewayRefusal

@@ -27,11 +27,11 @@ from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, S
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.research.backtest import Result
-from fks.servers.embedded import PostgresServer, RedisServer
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.strategies.base import Strategy
 from fks.strategies.registry import load_builtin, load_catalogue
+from fks.system.servers.embedded import PostgresServer, RedisServer
 from fks.trading.portfolio.rebalance import Trigger
 from tests.support import g6_cases, servers
 from tests.support.fills import FIELDS, PlainFill, assert_same_fills, differences, plain_fill

@@ -14,8 +14,8 @@ from fks.config.endpoints import resolve_ports
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets
 from fks.config.settings import Ray, Settings
-from fks.node.ray_node import forget_storage, ray_env, ray_service
-from fks.process.handle import ProcessHandle, session_members
+from fks.system.node.ray_node import forget_storage, ray_env, ray_service
+from fks.system.process.handle import ProcessHandle, session_members
 from tests.support.waiting import until
 
 CONTROL_S = 5.0

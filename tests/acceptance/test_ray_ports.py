@@ -27,9 +27,9 @@ from fks.config.endpoints import resolve_ports
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets
 from fks.config.settings import DatabaseSettings, NodeSettings, Ray, Redis, Settings
-from fks.node import preflight, probe
-from fks.node.ray_node import ray_service
-from fks.process.handle import ProcessHandle, session_members
+from fks.system.node import preflight, probe
+from fks.system.node.ray_node import ray_service
+from fks.system.process.handle import ProcessHandle, session_members
 from tests.support.waiting import until
 
 ADDRESS = "127.0.0.2"  # for Ray not loopback, as any address of a network

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from fks.chaos.evidence import Baseline
-from fks.process.metrics import TEXT_KEY
+from fks.system.process.metrics import TEXT_KEY
 from tests.support.audit import assert_sound
 from tests.support.invariants import assert_kept, assert_once, assert_same
 from tests.support.system import System

@@ -1,4 +1,4 @@
-"""The table of alerts (`fks/monitor/alert_ends.py`) and the code that raises them agree, and so does docs/alerts.md."""
+"""The table of alerts (`fks/system/monitor/alert_ends.py`) and the code that raises them agree, and so does docs/alerts.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from fks.monitor.alert_ends import ALERTS, AlertEnd, End
+from fks.system.monitor.alert_ends import ALERTS, AlertEnd, End
 from fks.trading.order_manager import position_workers
 from scripts.alerts_page import PAGE, rewritten
 
@@ -143,7 +143,7 @@ def rows_for(raised: Raised) -> list[AlertEnd]:
 
 def test_each_alert_that_code_raises_has_its_row_and_each_row_is_raised() -> None:
     raised = [*raised_by_calls(), *raised_by_statements()]
-    assert [one for one in raised if not rows_for(one)] == [], "not in fks/monitor/alert_ends.py"
+    assert [one for one in raised if not rows_for(one)] == [], "not in fks/system/monitor/alert_ends.py"
     used = {id(row) for one in raised for row in rows_for(one)}
     assert [(row.event, row.end.value) for row in ALERTS if id(row) not in used] == [], "raised nowhere"
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fks.model.metrics import METRICS
-from fks.process.metrics import family_of
+from fks.system.process.metrics import family_of
 from tests.support.programs import require
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,13 +12,13 @@ PIDS = {"os.kill", "os.killpg", "os.pidfd_open", "psutil.pid_exists", "signal.pi
 NAMING = {"fks/config/machine.py"}
 #: modules that signal a pid, or look whether there is one, and why it is theirs
 REACHING = {
-    "fks/process/handle.py",  # behind `can_reach`
-    "fks/process/procfs.py",
-    "fks/process/isolated.py",  # a child that it started
+    "fks/system/process/handle.py",  # behind `can_reach`
+    "fks/system/process/procfs.py",
+    "fks/system/process/isolated.py",  # a child that it started
     "fks/chaos/outside.py",  # sends faults, after it has refused every row that cannot be reached
-    "fks/node/ray_host.py",  # its own child
+    "fks/system/node/ray_host.py",  # its own child
     "fks/cli/cluster_machines.py",  # an ssh that it started, with what that started
-    "fks/supervisor/operations.py",  # itself and a child that it started
+    "fks/system/supervisor/operations.py",  # itself and a child that it started
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from fks.alerts.rules import DEFAULTS
+from fks.system.alerts.rules import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Log events about alerts themselves, which are not rows of `alerts`.

@@ -11,8 +11,8 @@ import pytest
 
 from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
 from fks.ai.engines import Completion, InferenceQueue, engine_of
-from fks.servers.embedded import PostgresServer
 from fks.store.db import Database
+from fks.system.servers.embedded import PostgresServer
 from tests.support.ai_chaos import Load, survive_kills
 from tests.support.forecast_replay import replay_forecasts, same_trades
 from tests.support.gguf_model import deployed, write_model

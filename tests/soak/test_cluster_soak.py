@@ -24,7 +24,7 @@ import pytest
 
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
-from fks.node.control_socket import ask
+from fks.system.node.control_socket import ask
 from tests.support.builds import make_build, version_of
 from tests.support.cluster_trading import HELD, TRADING_S, ClusterTrading
 from tests.support.local_exchange import LocalExchange

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.servers.embedded import PostgresServer
+from fks.system.servers.embedded import PostgresServer
 from fks.trading.portfolio.rebalance import Trigger
 from tests.support.invariants import assert_none
 from tests.support.rebalance_chaos import chaos

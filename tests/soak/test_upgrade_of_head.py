@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fks.config.paths import Paths
-from fks.node.control_socket import ask
+from fks.system.node.control_socket import ask
 from tests.support.builds import make_build, version_of
 from tests.support.free_port import free_port
 from tests.support.system import System

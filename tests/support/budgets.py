@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 from fks.clock import RealClock
-from fks.rate_limits.budgets import (
+from fks.system.rate_limits.budgets import (
     RedisBudget,
 )
 

@@ -20,10 +20,10 @@ from fks.market.feed.feed import SymbolFeed
 from fks.model.bar import Bar
 from fks.model.ports import Lease
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_datetime, to_ns
-from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease
+from fks.system.runtime import Runtime
 from tests.support.feed_histories import MakeFeed, feed_maker
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease

@@ -17,12 +17,12 @@ from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, Sim, VenueSettings
 from fks.research.jobs.forecast import backfill, run_forecast
-from fks.servers.embedded import PostgresServer
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.feature_values import FeatureStore
 from fks.store.forecasts import ForecastStore
 from fks.strategies.registry import load_catalogue
+from fks.system.servers.embedded import PostgresServer
 from tests.support import g6_cases, servers
 from tests.support.children import Child
 from tests.support.fills import FIELDS, PlainFill, differences, plain_fill

@@ -17,10 +17,10 @@ from fks.clock.waiting import end_task
 from fks.config.settings import Http, Settings, VenueSettings
 from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.model.order import OrderType, Outcome
-from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
+from fks.system.runtime import Runtime
 from fks.trading.guardian.journal import engaged_kills
 from fks.trading.guardian.service import Guardian
 from fks.trading.order_manager.service import OrderManager

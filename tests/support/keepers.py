@@ -1,7 +1,7 @@
 """Keepers over small real processes: no Ray, no PostgreSQL, everything else as in `fks up`.
 
 Run as a program it is a keeper of its own: `python -m tests.support.keepers HOME name…`, to be killed by a test; with
-`--parent` it is one under a parent (`fks.node.parent`).
+`--parent` it is one under a parent (`fks.system.node.parent`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fks.config.paths import Paths
 from fks.config.settings import Supervision
 from fks.model.errors import OutageError
 from fks.model.health import LOST_AFTER_S
-from fks.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext, KeeperStart
-from fks.node.control_socket import ask
-from fks.node.keeper import Keeper
-from fks.node.lock import PARENT_LOCK, keeper_lock
-from fks.node.parent import Parent
-from fks.node.service import ServiceStatus, ServiceTree
-from fks.node.spec import ServiceSpec, ServiceTiming
-from fks.process.handle import Launch, ProcessHandle, find_by_command
+from fks.system.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext, KeeperStart
+from fks.system.node.control_socket import ask
+from fks.system.node.keeper import Keeper
+from fks.system.node.lock import PARENT_LOCK, keeper_lock
+from fks.system.node.parent import Parent
+from fks.system.node.service import ServiceStatus, ServiceTree
+from fks.system.node.spec import ServiceSpec, ServiceTiming
+from fks.system.process.handle import Launch, ProcessHandle, find_by_command
 from tests.support.ports import CollectingLog
 from tests.support.waiting import wait_until
 

@@ -22,10 +22,10 @@ from fks.config.settings import Settings
 from fks.market.collector.collector import TICK_S, Collector
 from fks.market.exchanges.registry import make_exchange
 from fks.model.timeframe import to_ns
-from fks.runtime import Runtime
 from fks.store.bus import WAKE
 from fks.store.leases import HeldLease, raise_epoch
 from fks.strategies.base import Strategy
+from fks.system.runtime import Runtime
 from fks.trading.order_manager.service import OrderManager
 from fks.trading.strategy_worker.worker import StrategyWorker
 from fks.trading.venues.registry import Making, make_venues

@@ -11,8 +11,8 @@ from typing import Any
 from fks.store.db import Database
 from fks.store.operations import Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore
-from fks.supervision.rollout import RolloutPart
-from fks.supervisor.operations import Operations
+from fks.system.supervision.rollout import RolloutPart
+from fks.system.supervisor.operations import Operations
 from tests.support.ports import CollectingLog
 from tests.support.waiting import DEFAULT_S, until
 

@@ -18,12 +18,12 @@ from fks.model.ports import Pager
 from fks.model.ports import Venue as VenuePort
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.runtime import Runtime
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
+from fks.system.runtime import Runtime
 from fks.trading.guardian.journal import engaged_kills, kill_mode
 from fks.trading.order_manager.service import OrderManager
 from fks.trading.order_manager.side_journal import SideJournal

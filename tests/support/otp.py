@@ -1,6 +1,6 @@
 """OTP's supervisor of permanent children by its manual, naive and in one thread: the reference of the machine.
 
-Shares only terms with `fks.supervision`. Every restart is done to its end before the next event. The top is
+Shares only terms with `fks.system.supervision`. Every restart is done to its end before the next event. The top is
 no OTP supervisor: it stands for the starter of the tree, restarts a branch alone, and leaves it down past its
 intensity.
 """

@@ -25,11 +25,11 @@ from fks.model.order import TERMINAL
 from fks.model.tape import Tape
 from fks.model.timeframe import NS, bar_start, to_ns
 from fks.research.backtest.rebalance import PortfolioSetup, RebalanceRun, run_portfolio
-from fks.servers.embedded import PostgresServer
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolio_runs import PortfolioRunStore
 from fks.store.portfolios import PortfolioChanges
+from fks.system.servers.embedded import PostgresServer
 from fks.trading.matching import CostModel
 from fks.trading.portfolio.rebalance import RebalanceRules, TargetWeight, Trigger, TriggerCode, TriggerPolicy
 from tests.support import servers

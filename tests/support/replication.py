@@ -14,9 +14,9 @@ import asyncpg
 
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
-from fks.process.handle import ProcessHandle
-from fks.servers import binaries
-from fks.servers.embedded import PostgresServer, start_and_wait
+from fks.system.process.handle import ProcessHandle
+from fks.system.servers import binaries
+from fks.system.servers.embedded import PostgresServer, start_and_wait
 from tests.support import servers
 from tests.support.waiting import until
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fks.clock import Clock, RealClock
 from fks.config.settings import Settings, Sim
 from fks.model.ports import Lease, Log, Meter
-from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.runtime import Runtime
 from tests.support.ports import CollectingLog, RecordingMeter
 
 #: settings of a system whose exchange plays a tape

@@ -26,10 +26,10 @@ from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.config.settings import DatabaseSettings
 from fks.model.errors import ConfigError
-from fks.process.scratch import delete_scratch, make_scratch
-from fks.servers.embedded import PostgresServer, RedisServer, StoppedWithUs, start_and_wait
 from fks.store.db import Database
 from fks.store.grants import url_of
+from fks.system.process.scratch import delete_scratch, make_scratch
+from fks.system.servers.embedded import PostgresServer, RedisServer, StoppedWithUs, start_and_wait
 from tests.support.waiting import wait_until
 
 TEMPLATE = "fks_template"  # the migrated database that tests clone

@@ -15,9 +15,9 @@ from actors.supervisor import SupervisorActor
 from fks.clock import RealClock
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import OutageError
-from fks.supervision import ChildSpec, Intensity, RestartBackoff, SupervisorSpec
-from fks.supervision.exits import How, ProcessExit
-from fks.supervisor.tree_supervisor import Want
+from fks.system.supervision import ChildSpec, Intensity, RestartBackoff, SupervisorSpec
+from fks.system.supervision.exits import How, ProcessExit
+from fks.system.supervisor.tree_supervisor import Want
 
 QUICK = RestartBackoff(first_s=0.01, max_s=0.05)
 

@@ -20,7 +20,7 @@ import psutil
 
 from fks.cli.status import find_status
 from fks.config.paths import Paths
-from fks.process import ray_names
+from fks.system.process import ray_names
 from tests.support.waiting import wait_until
 
 FKS = str(Path(sys.executable).parent / "fks")

@@ -18,13 +18,13 @@ from fks.clock import RealClock
 from fks.market.collector.collector import Collector
 from fks.market.exchanges.registry import make_exchange
 from fks.model.errors import StaleEpochError
-from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.leases import HeldLease
 from fks.store.orders import OrderJournal
 from fks.store.strategies import StrategyStore
+from fks.system.runtime import Runtime
 from fks.trading.order_manager.service import OrderManager
 from fks.trading.order_manager.submission import Submissions
 from fks.trading.strategy_worker.worker import StrategyWorker

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.process.handle import start_mark
+from fks.system.process.handle import start_mark
 from scripts import run_tests
 from tests.support.invariant_error import InvariantError
 from tests.support.run_record import broken_in

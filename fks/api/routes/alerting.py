@@ -8,9 +8,6 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import Field, ValidationError
 
-from fks.alerts.channels import AlertChannel, Sealer, checked, kind_of
-from fks.alerts.directory import Directory, unknown_channel
-from fks.alerts.rules import DEFAULTS, NAME, SEVERITIES, AlertRule
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.problems import of_model
@@ -19,6 +16,9 @@ from fks.api.routing import Router
 from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.store.alerting import AlertingStore
 from fks.store.users import UserStore
+from fks.system.alerts.channels import AlertChannel, Sealer, checked, kind_of
+from fks.system.alerts.directory import Directory, unknown_channel
+from fks.system.alerts.rules import DEFAULTS, NAME, SEVERITIES, AlertRule
 
 router = Router(tags=["alerts"])
 TEST_WAIT_S = 8.0

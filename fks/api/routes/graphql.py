@@ -13,7 +13,7 @@ from fks.api.exact import ExactJson
 from fks.api.parameters import check_parameters
 from fks.api.query import Body, BodyOf, Gate
 from fks.api.routing import Router
-from fks.process.callers import is_own
+from fks.system.process.callers import is_own
 
 if TYPE_CHECKING:
     from fks.api.graphql.schema import GraphQL

@@ -16,9 +16,9 @@ from fks.api.views import HealthView, ReadyView
 from fks.model.errors import not_found
 from fks.model.health import DOWN
 from fks.model.ninja import MT5, NINJA
-from fks.monitor.health import OWNER_SERVICES
-from fks.process.callers import is_own
-from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
+from fks.system.monitor.health import OWNER_SERVICES
+from fks.system.process.callers import is_own
+from fks.system.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
 
 router = Router(tags=["health"], dependencies=[require("open")])
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"

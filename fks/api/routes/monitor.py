@@ -18,10 +18,10 @@ from fks.api.routing import Router, takes
 from fks.model.errors import not_found
 from fks.model.timeframe import iso
 from fks.model.untrusted import parse
-from fks.monitor.deep import DeepChecks, history_of, overview, summary_of
-from fks.monitor.health import OPTIONAL, OWNER_SERVICES
-from fks.monitor.registry import Registration, Registry, unknown
-from fks.monitor.status import component_view, node_view
+from fks.system.monitor.deep import DeepChecks, history_of, overview, summary_of
+from fks.system.monitor.health import OPTIONAL, OWNER_SERVICES
+from fks.system.monitor.registry import Registration, Registry, unknown
+from fks.system.monitor.status import component_view, node_view
 
 router = Router(tags=["monitor"])
 _CHECKS = 20

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import Field
 
-from fks.alerts.report import text_of, title_of
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.query import Before, Body, BodyOf, Gate, Limit, Name, Reader, Trader, page
@@ -21,6 +20,7 @@ from fks.model.errors import not_found, unprocessable
 from fks.store.portfolios import PortfolioStore
 from fks.store.reports import ReportStore
 from fks.store.tokens import Principal
+from fks.system.alerts.report import text_of, title_of
 
 router = Router(tags=["accounts"])
 Day = Annotated[date | None, Query(description="a day of the period; default: the newest period that is over")]

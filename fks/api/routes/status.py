@@ -11,8 +11,8 @@ from fks.api.routing import Router
 from fks.api.views import KillView
 from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
-from fks.monitor.status import assemble, kill_view
-from fks.monitor.tree import shape_of
+from fks.system.monitor.status import assemble, kill_view
+from fks.system.monitor.tree import shape_of
 
 router = Router(tags=["status"])
 

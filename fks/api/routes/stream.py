@@ -32,8 +32,8 @@ from fks.api.topics import topics_of
 from fks.api.window import ClientWindow
 from fks.model.errors import FksError, OutageError, Problem, invalid, unprocessable
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
-from fks.process.callers import is_own_origin
 from fks.store.tokens import Principal
+from fks.system.process.callers import is_own_origin
 
 router = Router(tags=["stream"])
 GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013

@@ -15,13 +15,13 @@ from fks.api.query import Admin, Before, Gate, Limit, Name, Reader, Trader, mome
 from fks.api.routing import Router
 from fks.api.views import LogView, MachineView
 from fks.model.errors import not_found
-from fks.monitor.alerts import listed
-from fks.monitor.history import events as history
-from fks.monitor.logs import Line, newest
-from fks.monitor.status import assemble
-from fks.monitor.tree import tree_view
-from fks.process.log import Redactor
 from fks.store.alerting import settle as settle_alerts
+from fks.system.monitor.alerts import listed
+from fks.system.monitor.history import events as history
+from fks.system.monitor.logs import Line, newest
+from fks.system.monitor.status import assemble
+from fks.system.monitor.tree import tree_view
+from fks.system.process.log import Redactor
 
 router = Router(tags=["system"])
 

@@ -16,8 +16,8 @@ from fks.api.routing import Router
 from fks.api.views import AuditView, Page
 from fks.entry.logins import check_password
 from fks.model.errors import not_found
-from fks.process.callers import network_of
 from fks.store.audit import AuditStore
+from fks.system.process.callers import network_of
 
 router = Router(tags=["users"])
 Accounts = Annotated[

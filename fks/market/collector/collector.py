@@ -50,11 +50,11 @@ from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.health import Check, failed
 from fks.model.market import BarSeen, Book, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 from fks.model.ports import Exchange
-from fks.runtime import Runtime
 from fks.store.assets import Asset
 from fks.store.feeds import FeedStore
 from fks.store.latest import Latest
 from fks.store.quarantine import QuarantineStore
+from fks.system.runtime import Runtime
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
 #: how often ages and prices are written when no bar seals; entries need a row younger than FEED_ROW_MAX_AGE_S

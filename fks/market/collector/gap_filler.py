@@ -36,10 +36,10 @@ from fks.model.feed import TRADES, FeedRow, SealedPosition
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, iso
-from fks.rate_limits.budgets import in_background
 from fks.store.feeds import TRADE_GAPS_MAX, FeedStore, TradeGap
 from fks.store.gaps import TimeRange
 from fks.store.quarantine import QuarantinedRow, QuarantineStore, SettledAs, numbers_of
+from fks.system.rate_limits.budgets import in_background
 
 PAGE = 1000  # trades of one request
 TRADES_MAX = 20_000  # a larger gap is filled with bars: 20 pages take about as long as the bars do

@@ -15,8 +15,8 @@ from fks.config.settings import Settings
 from fks.market.exchanges.registry import EXCHANGES, endpoint_of, key_of, make_exchange, rate_limits_of
 from fks.model.market import Allowance
 from fks.model.ports import Budget, Exchange, Log
-from fks.rate_limits.budgets import RedisBudget, budget_of, in_background
 from fks.store.bus import Bus
+from fks.system.rate_limits.budgets import RedisBudget, budget_of, in_background
 
 CONNECTS_LOCAL = Allowance(6000, 60)  # the local exchange counts no connects
 

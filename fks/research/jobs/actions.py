@@ -19,7 +19,7 @@ from fks.store.jobs import JobStore
 from fks.store.leases import fence_of
 
 if TYPE_CHECKING:
-    from fks.runtime import Component
+    from fks.system.runtime import Component
 
 _LABEL = "schedule"
 
@@ -85,7 +85,7 @@ Run = Callable[["Component", Any, uuid.UUID], Awaitable[str]]
 
 
 async def _deep_check(c: Component, params: Any, id: uuid.UUID) -> str:
-    from fks.monitor.deep import DeepChecks
+    from fks.system.monitor.deep import DeepChecks
 
     look = await DeepChecks(c.db, c.bus, c.clock, c.settings, c.paths).run()
     bad = sorted(name for name, check in look.checks.items() if check.status in ("down", "degraded"))
@@ -94,7 +94,7 @@ async def _deep_check(c: Component, params: Any, id: uuid.UUID) -> str:
 
 async def _backup(c: Component, params: BackupParams, id: uuid.UUID) -> str:
     """Write a backup, checked by a scratch restore. Errors: OutageError when it failed, or the check did."""
-    from fks.servers import bundle
+    from fks.system.servers import bundle
 
     made = await bundle.make(c.node.database_url, c.paths, c.settings, label=_LABEL, clock=c.clock)
     size_mb = made.file.stat().st_size / 1e6

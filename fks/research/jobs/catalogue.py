@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from fks.config.version import build_id
 from fks.model.errors import OutageError
-from fks.process.isolated import answers, started
 from fks.store.catalogue import CatalogueStore, Key
 from fks.store.db import Database
 from fks.strategies.base.location import one_line
@@ -35,6 +34,7 @@ from fks.strategies.registry import (
     readable_of,
     refusal_of,
 )
+from fks.system.process.isolated import answers, started
 
 #: How long one file or package may take, and how long the process may take to be ready for the first one.
 ITEM_S: Final = 10.0

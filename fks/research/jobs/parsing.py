@@ -22,7 +22,7 @@ from typing import Any, Final
 from fks.ai.chunks import SOURCE_MAX, Chunk, Kind, checked_source, chunks_of
 from fks.ai.engines import INSTALL
 from fks.model.errors import InputError, unprocessable
-from fks.process.isolated import answers, end_of, started
+from fks.system.process.isolated import answers, end_of, started
 
 PDF_MAX: Final = 8 * 2**20
 #: Limits of one file: memory of its process, seconds of CPU and in all, pages, and bytes of one expanded stream.

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from fks.alerts.report import text_of, title_of
 from fks.model.accounting.period import ReportPeriod
 from fks.model.decimals import plain
 from fks.model.ids import report_id
 from fks.model.timeframe import iso
 from fks.store.reports import ReportStore
+from fks.system.alerts.report import text_of, title_of
 
 
 async def issue_report(

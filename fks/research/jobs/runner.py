@@ -17,7 +17,6 @@ from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
-from fks.process.confined_strategies import ConfinedCatalogue
 from fks.research.jobs.account import run_account_job
 from fks.research.jobs.backtest import KIND as BACKTEST
 from fks.research.jobs.backtest import run_job
@@ -31,6 +30,7 @@ from fks.store.jobs import JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.strategies.base import StrategyError
 from fks.strategies.registry import load_builtin
+from fks.system.process.confined_strategies import ConfinedCatalogue
 
 BEAT_S = 1.0
 

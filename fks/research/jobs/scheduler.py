@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from fks.clock.waiting import wait_for_event
 from fks.model.errors import InputError, OutageError
 from fks.model.health import Check, failed
-from fks.runtime import Component
 from fks.store.bus import BARS, JOBS
+from fks.system.runtime import Component
 
 if TYPE_CHECKING:
     from fks.config.settings import Settings

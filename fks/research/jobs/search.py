@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 from fks.config.settings import Settings
 from fks.model.errors import BugError, OutageError
-from fks.process.confined_strategies import ConfinedCatalogue
 from fks.research.jobs.backtest import BarsRequest, LoadedBars, joined
 from fks.research.jobs.bars import load_stored
 from fks.research.jobs.optimization import (
@@ -40,6 +39,7 @@ from fks.store.columns import ColumnCache
 from fks.store.jobs import JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.store.trials import TrialRow, TrialStore
+from fks.system.process.confined_strategies import ConfinedCatalogue
 
 T = TypeVar("T")
 AHEAD = 1024  # trials of an unguided plan that are rows before they are run: work for every helper

@@ -21,11 +21,11 @@ from typing import Any, Final
 from fks.config.settings import Costs, DatabaseSettings, Risk
 from fks.model.errors import FksError, InputError, OutageError, conflict
 from fks.model.json_fields import json_fields
-from fks.process.confined_strategies import ConfinedCatalogue
-from fks.process.isolated import answers, started
 from fks.store.db import Database
 from fks.strategies.base import StrategyError
 from fks.strategies.registry import Catalogue, files_of, load_builtin, packages
+from fks.system.process.confined_strategies import ConfinedCatalogue
+from fks.system.process.isolated import answers, started
 
 #: Seconds for one operation, and operations at a time of one process.
 LIMIT_S: Final = 45.0

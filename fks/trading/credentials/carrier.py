@@ -29,10 +29,10 @@ from fks.config.settings import Settings
 from fks.model.account import AT_EXCHANGE
 from fks.model.errors import ConfigError, FksError, KeyRefusedError, OutageError
 from fks.model.ports import KeyedVenue, KeyRights, Log
-from fks.process.log import Redactor, hide
-from fks.runtime import Component
 from fks.store.credentials import CredentialStore, SealedKey, keep_copy, read_copy
 from fks.store.db import Database
+from fks.system.process.log import Redactor, hide
+from fks.system.runtime import Component
 from fks.trading.venues.registry import is_key_exclusive
 
 LOOK_S = 1.0  # between two looks for a new version

@@ -9,7 +9,7 @@ from fks.config.endpoints import NodeEndpoints, load_node
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, OutageError
 from fks.model.ports import KeyedVenue, Venue
-from fks.runtime import kind_of
+from fks.system.runtime import kind_of
 from fks.trading.credentials.carrier import CarriedKeys, CredentialWatch, KeyCarrier
 from fks.trading.venues.closed import ClosedVenue
 from fks.trading.venues.registry import Making, capabilities_of, keyed_names, keyed_venue, make_venue, make_venues

@@ -7,7 +7,7 @@ flattening order, or a stop placed again, written before its first byte leaves) 
 ends, with all that placing it again needs, written before its cancel leaves) · `asked` and `answered` (a request to
 a NinjaTrader bridge, written before its first byte leaves, and its answer) · `outcome` (the end of it; more
 than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up
-after that) · `released` (with the person). The format of the file is that of `fks.process.journal_file`.
+after that) · `released` (with the person). The format of the file is that of `fks.system.process.journal_file`.
 
 Kills of the whole system are in `kill.jsonl`, those of each other scope in a file of their own in the folder `kills`
 beside it: each scope has its own last kill. A file or folder that is there and cannot be read counts as a kill of the
@@ -31,7 +31,7 @@ from urllib.parse import quote, unquote
 from fks.model.kill import EngagedKill, KillMode, Kills, KillScope
 from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.process.journal_file import JournalFile, read_lines, sync_folder
+from fks.system.process.journal_file import JournalFile, read_lines, sync_folder
 
 #: what an outcome line can say; the last four end an order
 SENT, WORKING, UNKNOWN, ENDED, REFUSED, ABSENT = "sent", "working", "unknown", "ended", "refused", "absent"

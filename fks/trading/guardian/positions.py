@@ -24,7 +24,7 @@ from fks.model.kill import KillScope, ScopeKind
 from fks.model.order import OPEN, TERMINAL, Fill, Order, State
 from fks.model.ports import Log
 from fks.model.timeframe import NS
-from fks.process.journal_file import read_lines
+from fks.system.process.journal_file import read_lines
 from fks.trading.orders import events as e
 from fks.trading.orders.machine import advance
 from fks.trading.orders.side_lines import PlacedOrders, parse_line

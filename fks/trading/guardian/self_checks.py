@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from fks.model.health import Check, failed
 from fks.model.ninja import platform_of_key
-from fks.process.self_checks import stuck_problems
+from fks.system.process.self_checks import stuck_problems
 
 
 def guardian_problems(detail: Mapping[str, object], *, stuck_max_s: float = math.inf) -> list[Check]:

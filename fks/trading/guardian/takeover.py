@@ -26,7 +26,7 @@ from fks.model.errors import OutageError
 from fks.model.order import Answer, Order, OrderType, Report, Role, State
 from fks.model.ports import Venue
 from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.process.journal_file import JournalFile
+from fks.system.process.journal_file import JournalFile
 from fks.trading.guardian.context import GuardianContext
 from fks.trading.guardian.missing_stops import ReadVenue, missing_stops, unended
 from fks.trading.guardian.orders_at_venue import OrdersAtVenue

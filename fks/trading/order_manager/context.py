@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fks.model.ports import Venue
-from fks.runtime import Runtime
 from fks.store.facts import FactStore
 from fks.store.signals import SignalStore
+from fks.system.runtime import Runtime
 from fks.trading.order_manager.cache import OrderCache
 from fks.trading.order_manager.ledger import Ledger
 from fks.trading.order_manager.publisher import Publisher

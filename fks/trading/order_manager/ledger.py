@@ -26,12 +26,12 @@ from fks.model.instrument import Instrument, assumed_instrument
 from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side, State, evolve
 from fks.model.parent import ParentPlan
 from fks.model.timeframe import iso
-from fks.runtime import Runtime
 from fks.store.corporate_actions import CorporateActionStore
 from fks.store.facts import FactStore
 from fks.store.incidents import IncidentKind, IncidentStore
 from fks.store.orders import EventRow, ExecutionRow, OrderChanges, OrderJournal, OrderStore
 from fks.store.positions import PositionStore
+from fks.system.runtime import Runtime
 from fks.trading.order_manager.cache import OrderCache
 from fks.trading.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
 from fks.trading.order_manager.publisher import Publisher

@@ -31,11 +31,11 @@ from fks.model.ninja import platform_of
 from fks.model.order import LIVE, OPEN, TERMINAL, Order, OrderType, Role, State
 from fks.model.ports import Meter, Pager, Venue
 from fks.model.signal import OUTCOMES, Signal
-from fks.runtime import Runtime
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, HEALTH, KILL, WAKE
 from fks.store.positions import PositionStore
 from fks.store.risk import RiskStore
+from fks.system.runtime import Runtime
 from fks.trading.credentials.carrier import CredentialWatch
 from fks.trading.order_manager.account_identity import session_accounts
 from fks.trading.order_manager.account_values import AccountValues

@@ -20,7 +20,7 @@ from fks.model.kill import KillMode
 from fks.model.order import Order
 from fks.model.ports import Lease
 from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.process.journal_file import JournalFile, read_lines
+from fks.system.process.journal_file import JournalFile, read_lines
 from fks.trading.orders import events as e
 from fks.trading.orders.side_lines import Happened, PlacedOrders, happened_line, parse_line, placed_line
 from fks.trading.risk.policy import Action, Allow, Circumstances, JournalState, allowed

@@ -3,7 +3,7 @@
 A line has `at` (UTC) and `act`: `placed` (orders with their first events, and the signal that gets its outcome with
 them) or `happened` (an event each to one or more orders). The order manager writes them and writes them to PostgreSQL
 later; the guardian of the same machine reads them in a kill. The format of the file is that of
-`fks.process.journal_file`.
+`fks.system.process.journal_file`.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def guardian_down(intent: Intent, view: RiskView) -> Denial | None:
 
 
 def escalated(intent: Intent, view: RiskView) -> Denial | None:
-    """No child that orders depend on is escalated (`fks.supervision`), whether or not it runs just now."""
+    """No child that orders depend on is escalated (`fks.system.supervision`), whether or not it runs just now."""
     if not view.escalated:
         return None
     name, why = view.escalated

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fks.model.timeframe import NS, iso
-from fks.process.crash_marker import CrashMark, CrashMarker
-from fks.runtime import Runtime
 from fks.store.crash_marks import CrashMarkStore
 from fks.store.strategies import Exposure, Instance
-from fks.supervision.containment import Disable, Isolate, respond_to_crash
+from fks.system.process.crash_marker import CrashMark, CrashMarker
+from fks.system.runtime import Runtime
+from fks.system.supervision.containment import Disable, Isolate, respond_to_crash
 from fks.trading.strategy_worker.outputs import WorkerStore
 
 TRACEBACK_MAX = 8000

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from fks.model.bar import Bars, Floats
 from fks.model.signal import Signal
 from fks.model.timeframe import iso
-from fks.runtime import Runtime
 from fks.store.bus import SIGNALS, WAKE
 from fks.store.challengers import ShadowStore
 from fks.store.signals import signal_message
 from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.base import Decisions, EntryGroup
+from fks.system.runtime import Runtime
 from fks.trading.strategy_worker.signals import MissedBars, protection_moves, shadow_decisions, signals_for
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from fks.clock import Clock
 from fks.model.errors import InputError
-from fks.process.crash_marker import CrashMarker
+from fks.system.process.crash_marker import CrashMarker
 
 EVALUATE_S = 10.0  # code that takes longer crashes its instance
 STUCK_S = 2.0  # a thread that runs longer after that takes time from the other instances: the worker restarts

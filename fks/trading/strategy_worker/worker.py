@@ -28,10 +28,6 @@ from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.model.features import FORECAST, forecast_wait_s
 from fks.model.health import Check, failed
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso
-from fks.process.confined_strategies import ConfinedCatalogue
-from fks.process.crash_marker import CrashMarker
-from fks.process.isolated import storable
-from fks.runtime import Runtime
 from fks.store.bars import BarStore
 from fks.store.bus import BARS
 from fks.store.challengers import ShadowStore
@@ -42,6 +38,10 @@ from fks.strategies.base import Decisions, EntryGroup, Strategy, evaluate, group
 from fks.strategies.base.remote import RemoteStrategy
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import NarrowCatalogue
+from fks.system.process.confined_strategies import ConfinedCatalogue
+from fks.system.process.crash_marker import CrashMarker
+from fks.system.process.isolated import storable
+from fks.system.runtime import Runtime
 from fks.trading.strategy_worker.columns import Columns
 from fks.trading.strategy_worker.crash_attribution import CrashAttribution
 from fks.trading.strategy_worker.outputs import BatchDecisions, Output, ShadowOutput, SignalOutput, WorkerStore

@@ -29,12 +29,12 @@ from fks.config.paths import Paths
 from fks.model.errors import InputError, OutageError, PeerError, Problem
 from fks.model.timeframe import NS
 from fks.research.jobs.documents import submit_pending
-from fks.servers import backup
 from fks.store import migrate
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
 from fks.store.documents import EXACT_MAX, DocumentStore
 from fks.store.jobs import JobStore
+from fks.system.servers import backup
 from tests.support.api_fixtures import Fks
 from tests.support.documents import save
 from tests.support.gateway import Running, running

@@ -26,7 +26,6 @@ from fks.config.settings import Settings
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, iso, to_datetime, to_ns
-from fks.monitor.alerts import settle_what_is_over
 from fks.research.jobs.backtest import run_job
 from fks.research.jobs.bars import load_stored
 from fks.research.jobs.forecast import (
@@ -46,6 +45,7 @@ from fks.store.feature_values import FeatureStore
 from fks.store.forecasts import ForecastStore, ModelVersion, OnDrift, promote, rollback, set_on_drift
 from fks.store.jobs import JobStore
 from fks.strategies.registry import load_catalogue
+from fks.system.monitor.alerts import settle_what_is_over
 from tests.support.api_fixtures import Fks
 from tests.support.forecasts import START_NS, TRAINER_MODULE, autoregression, install_trainer
 from tests.support.gateway import Running

@@ -14,18 +14,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from fks.alerts import channels, observing, service
-from fks.alerts.channels import AlertChannel, DeliveryResult, Sealer, Text, send
-from fks.alerts.directory import Directory
-from fks.alerts.report import page_of, text_of
-from fks.alerts.routing import Alert
-from fks.alerts.service import AlertService
-from fks.alerts.texts import compose
 from fks.clock import RealClock
 from fks.config.settings import AlertsSettings, Monitor, Settings
 from fks.model.accounting.period import last_ended
 from fks.research.jobs.reports import issue_report
-from fks.runtime import SNAPSHOTS
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -33,6 +25,14 @@ from fks.store.facts import FactStore
 from fks.store.leases import HeldLease, raise_epoch
 from fks.store.metrics import MetricStore
 from fks.store.reports import ReportStore
+from fks.system.alerts import channels, observing, service
+from fks.system.alerts.channels import AlertChannel, DeliveryResult, Sealer, Text, send
+from fks.system.alerts.directory import Directory
+from fks.system.alerts.report import page_of, text_of
+from fks.system.alerts.routing import Alert
+from fks.system.alerts.service import AlertService
+from fks.system.alerts.texts import compose
+from fks.system.runtime import SNAPSHOTS
 from tests.support import servers
 from tests.support.free_port import free_port
 from tests.support.ports import CollectingLog, RecordingMeter

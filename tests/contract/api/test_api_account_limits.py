@@ -6,9 +6,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.process.metrics import TEXT_KEY
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.process.metrics import TEXT_KEY
 from tests.support.gateway import running
 
 GAUGES = (

@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fks.alerts.channels import Sealer
-from fks.alerts.service import AlertService
 from fks.cli.screen import first_screen
 from fks.clock import RealClock
 from fks.config.endpoints import load_node, save_node
 from fks.config.settings import Settings, VenueSettings
-from fks.node.lock import keeper_lock
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import FactStore
+from fks.system.alerts.channels import Sealer
+from fks.system.alerts.service import AlertService
+from fks.system.node.lock import keeper_lock
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.ports import CollectingLog, RecordingMeter

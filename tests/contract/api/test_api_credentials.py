@@ -16,9 +16,9 @@ from fks.config.paths import Paths
 from fks.config.problems import ValueSource
 from fks.config.settings import VenueSettings
 from fks.model.health import DEGRADED
-from fks.process.log import HIDDEN, Redactor, hide
 from fks.store.credentials import CredentialStore
 from fks.store.db import Database
+from fks.system.process.log import HIDDEN, Redactor, hide
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.local_exchange import LocalExchange

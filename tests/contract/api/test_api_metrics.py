@@ -7,9 +7,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, merge
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, merge
 from tests.support.gateway import Running, running, serving
 from tests.support.waiting import until
 

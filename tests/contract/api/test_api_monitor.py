@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fks.cli.base import OK
-from fks.monitor.health import OWNER_SERVICES
 from fks.store.db import Database
+from fks.system.monitor.health import OWNER_SERVICES
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.health_servers import http_service

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.monitor import health
-from fks.monitor.health import OWNER_SERVICES
 from fks.store.db import Database
+from fks.system.monitor import health
+from fks.system.monitor.health import OWNER_SERVICES
 from tests.support.gateway import Running
 from tests.support.programs import require
 from tests.support.waiting import until

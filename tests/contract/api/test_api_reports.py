@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from fks.alerts.routing import Alert
-from fks.alerts.texts import compose
 from fks.cli.base import DENIED, OK
 from fks.clock import FakeClock
 from fks.config.settings import Settings
@@ -23,6 +21,8 @@ from fks.model.timeframe import to_datetime, to_ns
 from fks.research.jobs.actions import ACTIONS, checked_params
 from fks.research.jobs.schedule import write_journal
 from fks.store.db import Database
+from fks.system.alerts.routing import Alert
+from fks.system.alerts.texts import compose
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
 from tests.support.portfolios import call

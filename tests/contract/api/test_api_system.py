@@ -18,7 +18,7 @@ from fks.config.paths import Paths
 from fks.store.db import Database
 from fks.store.supervision import HealthRow, TreeJournal
 from fks.store.tokens import ensure_local_token
-from fks.supervision.exits import How, ProcessExit
+from fks.system.supervision.exits import How, ProcessExit
 from tests.support.gateway import Running
 from tests.support.waiting import until
 

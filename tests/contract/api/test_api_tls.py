@@ -27,8 +27,8 @@ from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.model.errors import FksError
-from fks.node.probe import http_get
 from fks.store.db import Database
+from fks.system.node.probe import http_get
 from fks.web.client import BrowserCaller, GatewayClient
 from tests.support.certificates import certificate
 from tests.support.gateway import Running, Server, running

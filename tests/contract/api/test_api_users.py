@@ -18,9 +18,9 @@ from fks.clock.fake import FakeClock
 from fks.entry.logins import derived
 from fks.model.errors import Problem
 from fks.model.timeframe import NS, to_ns
-from fks.process.callers import network_of
 from fks.store.db import Database
 from fks.store.tokens import TokenStore
+from fks.system.process.callers import network_of
 from tests.support.gateway import Running, running, serving
 from tests.support.raw_redis import raw_redis
 from tests.support.users import PASSWORD, add_user, bearer, code_of, enrol, enrol_with, log_in

@@ -19,9 +19,9 @@ import pytest
 from fks.api.app import routes_of, schema, table
 from fks.api.auth import OPEN
 from fks.api.exact import BODY_MAX
-from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY
 from tests.support.gateway import Running, running
 
 ORDER = {"symbol": "BTCUSDT", "side": "buy", "quantity": "0.1", "type": "market", "account": "demo"}

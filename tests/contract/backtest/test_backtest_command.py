@@ -36,7 +36,6 @@ from fks.research.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_
 from fks.research.jobs.bars import load_stored
 from fks.research.jobs.fingerprint import fingerprint
 from fks.research.jobs.runner import run_one
-from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
 from fks.store.corporate_actions import CorporateActionStore, ListedEvent
 from fks.store.db import Database
@@ -48,6 +47,7 @@ from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
 from fks.strategies.registry import load_catalogue
 from fks.strategies.sma_cross import SmaCross
+from fks.system.servers.embedded import postgres_pid
 from tests.support.fitted import SCALED
 from tests.support.gateway import running
 from tests.support.packed_tapes import pack_tape

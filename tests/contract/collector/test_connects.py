@@ -17,8 +17,8 @@ from fks.market.collector.connections import CONNECTIONS_MAX, ChannelGroup, Conn
 from fks.market.exchanges.base import ExchangeAddresses
 from fks.market.exchanges.binance.exchange import BinanceExchange
 from fks.model.market import Allowance, Channel, RateLimits, Subscription
-from fks.rate_limits.budgets import CONNECTS_SHARE, budget_of
 from fks.store.bus import Bus
+from fks.system.rate_limits.budgets import CONNECTS_SHARE, budget_of
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 

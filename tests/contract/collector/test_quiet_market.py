@@ -30,9 +30,9 @@ from fks.model.market import (
     TradesFrom,
 )
 from fks.model.timeframe import NS, bar_end, bar_start
-from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.runtime import Runtime
 from tests.support.collecting import running
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until

@@ -16,8 +16,8 @@ import pytest
 
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
-from fks.servers.embedded import PostgresServer, postgres_pid
 from fks.store import migrate
+from fks.system.servers.embedded import PostgresServer, postgres_pid
 from tests.support import servers
 from tests.support.waiting import wait_until
 

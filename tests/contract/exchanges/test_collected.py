@@ -15,9 +15,9 @@ from fks.clock import RealClock
 from fks.config.settings import Data, Settings
 from fks.market.collector.collector import Collector
 from fks.market.exchanges.registry import make_exchange
-from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.runtime import Runtime
 from tests.support.collecting import running
 from tests.support.exchange_cases import CASES
 from tests.support.exchange_peer import Peer, playing

@@ -15,10 +15,10 @@ import pytest
 from fks.market.collector.collector import Collector
 from fks.market.feed.machine import FeedState
 from fks.model.timeframe import NS, bar_start, to_ns
-from fks.runtime import Runtime
 from fks.store.assets import Asset, AssetStore
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.runtime import Runtime
 from tests.support.collecting import running
 from tests.support.fast_clock import FastClock
 from tests.support.ninja_prices import MONDAY_NS, SYMBOL, Bridge, bridge_at

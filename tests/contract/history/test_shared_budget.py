@@ -17,9 +17,9 @@ from fks.config.settings import Data, Settings
 from fks.market.history.gaps import DAY_NS
 from fks.market.history.limited_exchange import budget_for
 from fks.market.history.request import fetch_history
-from fks.rate_limits.budgets import bucket_of
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.rate_limits.budgets import bucket_of
 from tests.support.budgets import Impatient, at_once, connect_at_once
 from tests.support.collecting import settings_for
 from tests.support.local_exchange import LocalExchange

@@ -24,8 +24,6 @@ import pytest
 
 from fks.model.bar import Feature
 from fks.model.errors import InputError, OutageError
-from fks.process import confinement, scratch
-from fks.process.confined_strategies import ConfinedCatalogue
 from fks.research.jobs.backtest import run_job
 from fks.research.jobs.bars import load_tape, read_tape
 from fks.research.jobs.catalogue import CatalogueReader, describe, item_of, items_of, merged
@@ -34,6 +32,8 @@ from fks.store.db import Database
 from fks.strategies.base import StrategyError, evaluate, group_of
 from fks.strategies.check import check_strategy, ensure_causal, ensure_checked, synthetic
 from fks.strategies.registry import load_catalogue, private_group, source_hash
+from fks.system.process import confinement, scratch
+from fks.system.process.confined_strategies import ConfinedCatalogue
 from tests.support.fitted import SCALED
 from tests.support.programs import leave_out
 
@@ -578,7 +578,7 @@ def test_a_process_and_its_folder_do_not_outlive_a_killed_parent(
     write(folder, "more", MORE)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
-        f"import sys\nfrom pathlib import Path\nfrom fks.process.confined_strategies import ConfinedCatalogue\n"
+        f"import sys\nfrom pathlib import Path\nfrom fks.system.process.confined_strategies import ConfinedCatalogue\n"
         "from fks.strategies.base import evaluate\nfrom fks.strategies.check import synthetic\n"
         f"made = ConfinedCatalogue(Path({str(folder)!r})).make('stays')\n"
         "print('made', flush=True)\nevaluate(made, synthetic(100))"
@@ -633,7 +633,7 @@ def test_a_kernel_without_filters_or_landlock_runs_files_all_the_same(folder: Pa
     """A missing facility is left out, as docs/security.md has it; `missing` names it."""
     path = write(folder, "one", "one = 1")
     code = (
-        "from fks.process import confinement as c\nc._has_filters = lambda: False\nc.landlock_version = lambda: 0\n"
+        "from fks.system.process import confinement as c\nc._has_filters = lambda: False\nc.landlock_version = lambda: 0\n"
         f"print(c.missing())\nc.confine([])\nprint(open({str(path)!r}).read())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

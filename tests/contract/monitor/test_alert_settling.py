@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from fks.model.errors import InputError
-from fks.monitor.alerts import NewAlerts, listed, settle_what_is_over
 from fks.store.db import Database
 from fks.store.facts import FactStore
 from fks.store.nodes import NodeStore
 from fks.store.supervision import HealthRow, TreeJournal
+from fks.system.monitor.alerts import NewAlerts, listed, settle_what_is_over
 
 
 @pytest.fixture

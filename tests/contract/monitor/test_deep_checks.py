@@ -18,20 +18,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
-from fks.alerts.channels import Sealer
-from fks.alerts.service import AlertService
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Backup, DatabaseSettings, Http, Monitor, Settings
 from fks.model.errors import InputError, OutageError
-from fks.monitor.deep import DeepChecks, Look
-from fks.monitor.hosts import get_status
-from fks.monitor.registry import Registration, Registry
-from fks.monitor.status import assemble
-from fks.servers.embedded import PostgresServer
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.alerts.channels import Sealer
+from fks.system.alerts.service import AlertService
+from fks.system.monitor.deep import DeepChecks, Look
+from fks.system.monitor.hosts import get_status
+from fks.system.monitor.registry import Registration, Registry
+from fks.system.monitor.status import assemble
+from fks.system.servers.embedded import PostgresServer
 from tests.support.gateway import hold_lease
 from tests.support.health_servers import http_service, ntp_server
 from tests.support.ports import CollectingLog, RecordingMeter

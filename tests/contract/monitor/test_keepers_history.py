@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from fks.config.machine import process_space
-from fks.monitor.history import events
-from fks.node.cluster_driver import beat_columns
-from fks.node.service import ServiceStatus
 from fks.store.db import Database
+from fks.system.monitor.history import events
+from fks.system.node.cluster_driver import beat_columns
+from fks.system.node.service import ServiceStatus
 
 
 async def _beat(db: Database, state: str, pid: int | None, ended: str = "") -> None:

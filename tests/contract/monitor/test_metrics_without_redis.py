@@ -9,18 +9,18 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fks import runtime
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
 from fks.config.settings import Settings
-from fks.monitor import watcher
-from fks.monitor.watcher import Watcher
-from fks.process.metrics import TEXT_KEY, PrometheusMeter
-from fks.runtime import Component
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system import runtime
+from fks.system.monitor import watcher
+from fks.system.monitor.watcher import Watcher
+from fks.system.process.metrics import TEXT_KEY, PrometheusMeter
+from fks.system.runtime import Component
 from tests.support import servers
 from tests.support.gateway import Running, running, serving
 from tests.support.ports import CollectingLog

@@ -8,10 +8,10 @@ import orjson
 
 from fks.clock import RealClock
 from fks.config.machine import host_name, process_space
-from fks.monitor.minutes import MinuteStore
-from fks.process.metrics import SNAPSHOT_PREFIX
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.monitor.minutes import MinuteStore
+from fks.system.process.metrics import SNAPSHOT_PREFIX
 
 SERIES = 'fks_http_requests_total{route="/a",status="200"}'
 

@@ -11,18 +11,18 @@ import pytest
 from pydantic import SecretStr
 
 from actors.monitor import MonitorActor
-from fks.alerts.channels import Sealer
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.config.settings import AlertsSettings, Chat, Monitor, Settings
-from fks.monitor import deep
-from fks.runtime import Component
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import FactStore
+from fks.system.alerts.channels import Sealer
+from fks.system.monitor import deep
+from fks.system.runtime import Component
 from tests.support.health_servers import ntp_server
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.receivers import http_receiver

@@ -10,7 +10,7 @@ from typing import Any
 from fks.clock import FakeClock
 from fks.config.paths import Paths
 from fks.config.settings import Settings, Supervision
-from fks.monitor.watcher import Watcher
+from fks.system.monitor.watcher import Watcher
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 

@@ -12,8 +12,8 @@ import pytest
 from fks.config import builds
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError
-from fks.node.build import begin_again
-from fks.node.head import OtherBuildError
+from fks.system.node.build import begin_again
+from fks.system.node.head import OtherBuildError
 from tests.support.builds import environment, make_build, version_of
 
 SHOW = "import {first}; print('up', flush=True); input(); import fks.config.builds as b, fks.config.version as v; "

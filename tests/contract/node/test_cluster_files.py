@@ -21,7 +21,7 @@ from fks.cli.cluster_check import examine, inspect
 from fks.config import env_file
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings, Redis, Settings, Supervision
-from fks.node.boot import BootEntry, unit_text
+from fks.system.node.boot import BootEntry, unit_text
 from tests.support.bare_machine import INIT, BareMachine
 from tests.support.namespaces import require_namespaces
 from tests.support.programs import require

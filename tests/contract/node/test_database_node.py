@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from fks.config.env_file import read
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError
-from fks.node.database_node import certificate_files, check_certificate, ensure_certificate
+from fks.system.node.database_node import certificate_files, check_certificate, ensure_certificate
 from tests.support.free_port import free_port
 from tests.support.system import System
 from tests.support.waiting import wait_until

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from fks.clock import RealClock
-from fks.node import http_standby
-from fks.node.http_standby import HttpStandby
-from fks.node.ports import is_free
+from fks.system.node import http_standby
+from fks.system.node.http_standby import HttpStandby
+from fks.system.node.ports import is_free
 from tests.support.free_port import free_port
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until

@@ -17,13 +17,13 @@ import pytest
 from fks.config.paths import Paths
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError, FksError, OutageError
-from fks.node.cluster_driver import KeeperStart
-from fks.node.control_socket import ask
-from fks.node.keeper import sweep
-from fks.node.lock import AlreadyRunning, holder_of, keeper_lock
-from fks.process.handle import start_mark
-from fks.supervision import decide
-from fks.supervision.state import Note, Timer
+from fks.system.node.cluster_driver import KeeperStart
+from fks.system.node.control_socket import ask
+from fks.system.node.keeper import sweep
+from fks.system.node.lock import AlreadyRunning, holder_of, keeper_lock
+from fks.system.process.handle import start_mark
+from fks.system.supervision import decide
+from fks.system.supervision.state import Note, Timer
 from tests.support.keepers import FakeDriver, keeper_of, pids_of, small, start_keeper, start_stray
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until, wait_until
@@ -119,7 +119,7 @@ async def test_service_that_keeps_dying_escalates_pages_and_is_still_started(pat
 
 async def test_service_waits_for_another_machine_and_that_is_no_death(paths, monkeypatch):
     """A worker's Ray while its head is away: nothing escalates, and it starts once the head answers."""
-    monkeypatch.setattr("fks.node.service.WAIT_S", 0.02)
+    monkeypatch.setattr("fks.system.node.service.WAIT_S", 0.02)
     spec, driver, is_away = small(paths, "a"), FakeDriver(), []
 
     def launch():
@@ -160,7 +160,7 @@ async def test_waits_between_restarts_grow(paths, monkeypatch):
         waits.extend([next((c.after_s for c in commands if isinstance(c, Timer)), 0.0)] if starts else [])
         return state, commands
 
-    monkeypatch.setattr("fks.supervisor.tree_driver.decide", decided)
+    monkeypatch.setattr("fks.system.supervisor.tree_driver.decide", decided)
     keeper = keeper_of(paths, [small(paths, "a", "--dies", str(flag))])
     task = asyncio.create_task(keeper.run())
     await until(lambda: keeper.phase == "ready")
@@ -365,7 +365,7 @@ def test_a_home_has_one_keeper(paths):
     with keeper_lock(lock):
         assert holder_of(lock) == os.getpid()
         other = (
-            "from fks.node.lock import keeper_lock\nfrom pathlib import Path\nwith "
+            "from fks.system.node.lock import keeper_lock\nfrom pathlib import Path\nwith "
             f"keeper_lock(Path({str(lock)!r})): pass"
         )
         done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
@@ -456,7 +456,7 @@ async def test_tree_is_redeployed_on_a_new_ray_head(paths):
 
 
 async def test_tree_is_redeployed_when_its_supervisor_is_silent(paths, monkeypatch):
-    monkeypatch.setattr("fks.node.tree_deployer.LOST_AFTER_S", 0.3)
+    monkeypatch.setattr("fks.system.node.tree_deployer.LOST_AFTER_S", 0.3)
     driver = FakeDriver(age_s=0.0)
     async with running(paths, [small(paths, "ray")], driver):
         driver.age_s = 99.0
@@ -465,7 +465,7 @@ async def test_tree_is_redeployed_when_its_supervisor_is_silent(paths, monkeypat
 
 @pytest.fixture
 def _soon(monkeypatch):
-    monkeypatch.setattr("fks.node.tree_deployer.BACKOFF", Backoff(0.2, 1.0))
+    monkeypatch.setattr("fks.system.node.tree_deployer.BACKOFF", Backoff(0.2, 1.0))
 
 
 @pytest.mark.usefixtures("_soon")
@@ -513,7 +513,7 @@ async def test_tree_that_is_not_whole_is_degraded_with_the_reason(paths, error, 
 
 
 async def test_tree_that_is_not_whole_is_redeployed_later(paths, monkeypatch):
-    monkeypatch.setattr("fks.node.tree_deployer.RETRY_S", 0.2)
+    monkeypatch.setattr("fks.system.node.tree_deployer.RETRY_S", 0.2)
     driver = FakeDriver(fail=[FksError("not up: gateway")], age_s=0.5)
     progress = []
     async with running(paths, [small(paths, "ray")], driver, on_progress=lambda *step: progress.append(step)):
@@ -528,9 +528,9 @@ async def test_fault_of_work_beside_the_services_does_not_end_the_keeper(paths, 
         asked.append(logs)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fks.node.keeper.rotate", rotate)
-    monkeypatch.setattr("fks.node.keeper.ROTATE_S", 0.01)
-    monkeypatch.setattr("fks.node.keeper.SIDE_WORK_S", 0.01)
+    monkeypatch.setattr("fks.system.node.keeper.rotate", rotate)
+    monkeypatch.setattr("fks.system.node.keeper.ROTATE_S", 0.01)
+    monkeypatch.setattr("fks.system.node.keeper.SIDE_WORK_S", 0.01)
     log = CollectingLog()
     async with running(paths, [small(paths, "ray")], log=log) as keeper:
         await until(lambda: len(asked) >= 2)

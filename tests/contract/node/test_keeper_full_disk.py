@@ -17,9 +17,9 @@ import pytest
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError, FksError, OutageError
-from fks.node import preflight
-from fks.node.home_disk import RESERVE_MB, HomeDisk
-from fks.node.keeper import Keeper, sweep
+from fks.system.node import preflight
+from fks.system.node.home_disk import RESERVE_MB, HomeDisk
+from fks.system.node.keeper import Keeper, sweep
 from tests.support.keepers import FakeDriver, keeper_of, pids_of, small
 from tests.support.ports import CollectingLog
 from tests.support.small_disk import SmallDisk, small_disk
@@ -60,7 +60,7 @@ async def own_row(keeper: Keeper) -> tuple[str, str]:
 async def test_full_disk_ends_no_keeper_and_late_files_are_written(
     disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.node.keeper.DISK_LOOK_S", 0.05)
+    monkeypatch.setattr("fks.system.node.keeper.DISK_LOOK_S", 0.05)
     log, paths = CollectingLog(), paths_on(disk)
 
     async def shows(state: str) -> bool:
@@ -101,7 +101,7 @@ async def test_file_that_found_no_space_is_written_by_the_next_look(disk: SmallD
 
 
 async def test_reserve_gives_space_when_the_disk_fills_up(disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fks.node.keeper.DISK_LOOK_S", 0.05)
+    monkeypatch.setattr("fks.system.node.keeper.DISK_LOOK_S", 0.05)
     paths = paths_on(disk)
     async with started(paths, CollectingLog()) as keeper:
         await until(lambda: keeper.phase == "ready" and paths.reserve_file.exists())
@@ -113,7 +113,7 @@ async def test_reserve_gives_space_when_the_disk_fills_up(disk: SmallDisk, monke
 async def test_start_on_a_disk_that_fills_up_goes_on_once_there_is_space(
     disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.node.keeper.SIDE_WORK_S", 0.05)
+    monkeypatch.setattr("fks.system.node.keeper.SIDE_WORK_S", 0.05)
     disk.keep_full()
     late = [OutageError("no space"), OSError(28, "No space left on device"), FksError("prepare failed: no space")]
     async with started(paths_on(disk), CollectingLog(), FakeDriver(fail=[*late], age_s=None), start_s=0.3) as keeper:

@@ -14,10 +14,10 @@ import pytest
 
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
-from fks.node.control_socket import ask
-from fks.node.keeper import sweep
-from fks.node.lock import holder_of
-from fks.process.handle import start_mark
+from fks.system.node.control_socket import ask
+from fks.system.node.keeper import sweep
+from fks.system.node.lock import holder_of
+from fks.system.process.handle import start_mark
 from tests.support.keepers import pids_of, small, start_keeper
 from tests.support.waiting import wait_until
 
@@ -77,7 +77,7 @@ def test_dead_parent_ends_nothing_and_another_takes_its_place(paths: Paths) -> N
 
 
 def test_start_that_fails_ends_the_parent_with_its_status(paths: Paths) -> None:
-    command = [sys.executable, "-m", "fks.node.parent", str(paths.home)]
+    command = [sys.executable, "-m", "fks.system.node.parent", str(paths.home)]
     env = {**os.environ, "FKS_RAY_GCS_PORT": "1", "FKS_RAY_CLIENT_PORT": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, "port" in done.stderr) == (2, True), done.stderr
@@ -99,7 +99,7 @@ def test_keeper_that_is_out_of_space_is_started_again_once_it_has_run(
         f"import os, sys; print(*sys.argv[1:], flush=True); end = {ends}[int(sys.argv[1])]; "
         "os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)"
     )
-    parent = "import sys; from fks.config.paths import Paths; from fks.node.parent import Parent; "
+    parent = "import sys; from fks.config.paths import Paths; from fks.system.node.parent import Parent; "
     parent += "sys.exit(Parent(Paths.of(sys.argv[1]), [sys.executable, '-c', sys.argv[2]]).run())"
     command = [sys.executable, "-c", parent, str(paths.home), keeper]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

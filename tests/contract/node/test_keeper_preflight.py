@@ -16,8 +16,8 @@ from fks.config.endpoints import resolve_ports
 from fks.config.paths import Paths
 from fks.config.settings import Settings, Sim
 from fks.model.errors import ConfigError
-from fks.node import ports, preflight
-from fks.node.sim_node import SimFiles, check_market, sim_command
+from fks.system.node import ports, preflight
+from fks.system.node.sim_node import SimFiles, check_market, sim_command
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_two_keys_with_one_port_are_refused():
 
 
 def test_every_port_of_the_head_is_explicit(tmp_path):
-    from fks.node.ray_node import ray_command, ray_env
+    from fks.system.node.ray_node import ray_command, ray_env
 
     paths = Paths.of(tmp_path)
     settings = resolve_ports(Settings(home=tmp_path), paths)

@@ -14,8 +14,6 @@ from socket import create_server
 import asyncpg
 import pytest
 
-from fks.alerts.channels import Sealer
-from fks.alerts.directory import Directory
 from fks.cli import cli
 from fks.cli.base import run
 from fks.cli.checkup import examine
@@ -24,17 +22,19 @@ from fks.clock import RealClock
 from fks.config.endpoints import load_node, resolve_ports
 from fks.config.paths import Paths
 from fks.config.settings import Settings, Supervision
-from fks.node.build import check_host, open_site
-from fks.node.cluster_driver import KeeperContext
-from fks.node.control_socket import ask
-from fks.node.head_driver import HeadDriver
-from fks.node.keeper import Keeper
-from fks.node.lock import keeper_lock
-from fks.node.presence import NodePresence
-from fks.node.spec import ServiceTiming
-from fks.process.handle import start_mark
 from fks.store.db import Database
 from fks.store.nodes import NodeStore
+from fks.system.alerts.channels import Sealer
+from fks.system.alerts.directory import Directory
+from fks.system.node.build import check_host, open_site
+from fks.system.node.cluster_driver import KeeperContext
+from fks.system.node.control_socket import ask
+from fks.system.node.head_driver import HeadDriver
+from fks.system.node.keeper import Keeper
+from fks.system.node.lock import keeper_lock
+from fks.system.node.presence import NodePresence
+from fks.system.node.spec import ServiceTiming
+from fks.system.process.handle import start_mark
 from tests.support.ports import CollectingLog
 from tests.support.receivers import http_receiver
 from tests.support.small_disk import small_disk
@@ -201,7 +201,7 @@ async def test_redis_in_a_crash_loop_is_paged_and_shown_until_it_is_restarted(ho
 async def test_postgresql_in_a_crash_loop_is_paged_without_it(home, monkeypatch):
     async with http_receiver() as receiver:
         monkeypatch.setenv("FKS_ALERTS_HOSTS", '["127.0.0.1"]')
-        monkeypatch.setattr("fks.node.cluster_driver.READ_EVERY_S", 0.1)
+        monkeypatch.setattr("fks.system.node.cluster_driver.READ_EVERY_S", 0.1)
         channels, found = Directory.channels, []
 
         async def read(directory):

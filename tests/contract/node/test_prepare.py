@@ -7,9 +7,9 @@ from pydantic import SecretStr
 
 from fks.config.settings import Settings, Venues, VenueSettings
 from fks.model.errors import ConfigError
-from fks.node.prepare import INSTANCES, refuse_plaintext, seed, switch_off
 from fks.store.db import Database
 from fks.store.portfolios import PortfolioStore
+from fks.system.node.prepare import INSTANCES, refuse_plaintext, seed, switch_off
 
 
 async def test_the_demos_strategies_are_switched_off_with_a_message(database: Database) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.node.ray_host import GCS, RAYLET, kind_of
-from fks.process.handle import session_members, start_mark
+from fks.system.node.ray_host import GCS, RAYLET, kind_of
+from fks.system.process.handle import session_members, start_mark
 from tests.support.small_disk import small_disk
 from tests.support.waiting import wait_until
 
@@ -39,7 +39,7 @@ def family(tmp_path):
         command = [
             sys.executable,
             "-m",
-            "fks.node.ray_host",
+            "fks.system.node.ray_host",
             *flags,
             "--",
             sys.executable,
@@ -116,7 +116,7 @@ def test_stop_leaves_no_process(family):
 
 
 def test_failed_start_is_reported_with_its_status():
-    command = [sys.executable, "-m", "fks.node.ray_host", "--", sys.executable, "-c", "raise SystemExit(7)"]
+    command = [sys.executable, "-m", "fks.system.node.ray_host", "--", sys.executable, "-c", "raise SystemExit(7)"]
     done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=20)
     assert done.returncode == 7
     assert "ray start ended with status 7" in done.stderr

@@ -16,7 +16,7 @@ from ray.serve._private import replica
 from ray.serve._private.client import ServeControllerClient
 
 from actors import ray_internals
-from fks.process import ray_names
+from fks.system.process import ray_names
 
 PACKAGE = Path(ray.__file__).parent
 

@@ -18,10 +18,10 @@ from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings as Options
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import ConfigError
-from fks.node.cluster_driver import ClusterState
-from fks.node.head import HeadClaim, SupersededError
-from fks.node.service import ServiceStatus
 from fks.store.heads import HeadStore
+from fks.system.node.cluster_driver import ClusterState
+from fks.system.node.head import HeadClaim, SupersededError
+from fks.system.node.service import ServiceStatus
 from tests.support.keepers import FakeDriver, keeper_of, pids_of, small
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
@@ -138,8 +138,8 @@ async def test_machine_with_its_own_server_reclaims_its_place(tmp_path: Path, da
 async def test_an_earlier_boot_is_waited_out_and_a_copy_that_runs_is_refused(
     tmp_path: Path, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.node.head.LOOK_S", 0.05)
-    monkeypatch.setattr("fks.node.head.SLACK_S", 0.2)
+    monkeypatch.setattr("fks.system.node.head.LOOK_S", 0.05)
+    monkeypatch.setattr("fks.system.node.head.SLACK_S", 0.2)
     paths, driver = driver_of(tmp_path / "first", database, ttl_s=0.4)
     before = Machine(machine_of(paths).id, "the boot before")
     store = HeadStore(database, 0.4)

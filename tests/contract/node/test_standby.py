@@ -20,16 +20,16 @@ from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets, se
 from fks.config.settings import DatabaseSettings, NodeSettings, Ray, Risk, Settings, Supervision
 from fks.config.version import VERSION
 from fks.model.errors import ConfigError
-from fks.node.build import open_site
-from fks.node.cluster_driver import KeeperContext
-from fks.node.head import AnotherHeadError, BeginAgainError
-from fks.node.head_driver import HeadDriver
-from fks.node.keeper import Keeper
-from fks.node.presence import NodePresence
-from fks.node.ray_node import head_address, ray_command
-from fks.node.worker_driver import WorkerDriver
 from fks.store.heads import HeadStore
 from fks.store.nodes import NodeRow, NodeStore
+from fks.system.node.build import open_site
+from fks.system.node.cluster_driver import KeeperContext
+from fks.system.node.head import AnotherHeadError, BeginAgainError
+from fks.system.node.head_driver import HeadDriver
+from fks.system.node.keeper import Keeper
+from fks.system.node.presence import NodePresence
+from fks.system.node.ray_node import head_address, ray_command
+from fks.system.node.worker_driver import WorkerDriver
 from tests.support.keepers import QUICK, pids_of, small, start_keeper
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until

@@ -11,8 +11,8 @@ import pytest
 
 from fks.config import builds
 from fks.config.paths import Paths
-from fks.node.control_socket import ask
-from fks.node.lock import keeper_lock
+from fks.system.node.control_socket import ask
+from fks.system.node.lock import keeper_lock
 from tests.support.builds import make_build, version_of
 from tests.support.free_port import free_port
 from tests.support.system import System
@@ -39,7 +39,7 @@ def test_start_command_of_another_build_takes_over_what_runs(tmp_path: Path) -> 
     ports = ["--postgres-port", str(free_port(ADDRESS)), "--redis-port", str(free_port(ADDRESS))]
     for name, text in (("a", "a"), ("b", "b"), ("packages", "b")):  # "packages": the same FKS as b
         make_build(root, name, change=("fks/__init__.py", f"#: {text}\n"))
-    make_build(root, "broken", change=("fks/node/keeper.py", DIES))
+    make_build(root, "broken", change=("fks/system/node/keeper.py", DIES))
 
     def start(build: str, *args: str, **settings: str) -> subprocess.CompletedProcess[str]:
         env = {name: value for name, value in (system.env | settings).items() if name != "PYTHONPATH"}

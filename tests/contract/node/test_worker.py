@@ -21,16 +21,16 @@ from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets, se
 from fks.config.settings import NodeSettings, Ray, Risk, Settings
 from fks.config.version import VERSION
 from fks.model.errors import ConfigError, FksError
-from fks.node import boot
-from fks.node.cluster_driver import KeeperContext
-from fks.node.control_socket import ask
-from fks.node.head import OtherBuildError
-from fks.node.head_driver import HeadDriver
-from fks.node.keeper import Keeper, sweep
-from fks.node.presence import NodePresence
-from fks.node.worker_driver import WorkerDriver
 from fks.store.nodes import NodeRow, NodeStore
 from fks.store.tokens import LOCAL
+from fks.system.node import boot
+from fks.system.node.cluster_driver import KeeperContext
+from fks.system.node.control_socket import ask
+from fks.system.node.head import OtherBuildError
+from fks.system.node.head_driver import HeadDriver
+from fks.system.node.keeper import Keeper, sweep
+from fks.system.node.presence import NodePresence
+from fks.system.node.worker_driver import WorkerDriver
 from tests.support.keepers import QUICK, pids_of, small
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
@@ -215,8 +215,8 @@ async def test_node_name_in_use_elsewhere_is_refused_and_our_own_is_not(database
 
 
 async def test_raylet_of_an_older_cluster_joins_the_new_one(database, database_url, paths, monkeypatch):
-    monkeypatch.setattr("fks.node.worker_driver.OTHER_SESSION_BEATS", 1)
-    monkeypatch.setattr("fks.node.presence.raylet_facts", lambda pid: ("id", "s1"))
+    monkeypatch.setattr("fks.system.node.worker_driver.OTHER_SESSION_BEATS", 1)
+    monkeypatch.setattr("fks.system.node.presence.raylet_facts", lambda pid: ("id", "s1"))
     await head_beats(database, paths)
     async with working(paths, database_url) as (keeper, _, _):
         await until(lambda: keeper.phase == "ready")
@@ -296,8 +296,8 @@ def test_worker_without_stores_or_token_or_with_half_an_address_is_refused(tmp_p
 
 
 async def test_row_of_an_earlier_head_is_ignored(database, database_url, paths, monkeypatch):
-    monkeypatch.setattr("fks.node.worker_driver.OTHER_SESSION_BEATS", 1)
-    monkeypatch.setattr("fks.node.presence.raylet_facts", lambda pid: ("id", "s1"))
+    monkeypatch.setattr("fks.system.node.worker_driver.OTHER_SESSION_BEATS", 1)
+    monkeypatch.setattr("fks.system.node.presence.raylet_facts", lambda pid: ("id", "s1"))
     head = await head_beats(database, paths)
     await NodeStore(database).beat(replace(head, name="a", detail=head.detail | {"session": "s0"}))
     await database.sql("UPDATE nodes SET beat_at = beat_at - interval '1 hour' WHERE name = 'a'")

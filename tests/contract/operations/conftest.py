@@ -2,7 +2,7 @@
 
 import pytest
 
-from fks.supervisor import operations
+from fks.system.supervisor import operations
 from tests.support.api_fixtures import fks, gateway, seeded  # noqa: F401
 
 

@@ -16,11 +16,11 @@ from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, secret_values
-from fks.runtime import Component
 from fks.store.bus import Bus
 from fks.store.credentials import CredentialStore
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
+from fks.system.runtime import Component
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import seed
 from tests.support.stored_keys import assert_hidden, made, stored

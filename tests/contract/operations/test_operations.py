@@ -19,8 +19,8 @@ from fks.store.bus import Bus
 from fks.store.db import Database, UnresetConnection, sql
 from fks.store.operations import CHANNEL, Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore, propose
-from fks.supervision.rollout import RolloutPart
-from fks.supervisor import operations
+from fks.system.supervision.rollout import RolloutPart
+from fks.system.supervisor import operations
 from tests.support.operations import IDS, Dead, FakeParts, Rig
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until

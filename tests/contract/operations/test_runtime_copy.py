@@ -17,9 +17,9 @@ from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings, Settings
 from fks.model.errors import ConfigError, OutageError
-from fks.runtime import Component
 from fks.store.db import Database
 from fks.store.runtime_config import RuntimeConfigStore, copy_file, overlaid, propose
+from fks.system.runtime import Component
 from tests.support import servers
 from tests.support.waiting import until
 

@@ -11,12 +11,12 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.model.timeframe import NS, iso
-from fks.runtime import Runtime
 from fks.store.accounts import AccountStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import Mark
 from fks.store.leases import raise_epoch
+from fks.system.runtime import Runtime
 from fks.trading.order_manager.balances import AccountBalances, AccountStores
 from fks.trading.order_manager.cache import OrderCache, VenueStatus
 from fks.trading.order_manager.context import OrderManagerContext

@@ -15,9 +15,9 @@ import pytest
 from fks.config.settings import DatabaseSettings
 from fks.model.order import State
 from fks.model.signal import Kind
-from fks.process.journal_file import read_lines
 from fks.store.bus import ORDERS, Bus
 from fks.store.db import Database
+from fks.system.process.journal_file import read_lines
 from fks.trading.order_manager.side_journal import SideJournal
 from tests.support.cut_link import CutLink
 from tests.support.invariants import assert_journal, assert_once

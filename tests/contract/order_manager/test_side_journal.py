@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from fks.alerts.channels import Sealer
-from fks.alerts.direct import DirectPager
-from fks.alerts.directory import Directory
 from fks.config.settings import AlertsSettings
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
-from fks.process.journal_file import JournalFile
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
+from fks.system.alerts.channels import Sealer
+from fks.system.alerts.direct import DirectPager
+from fks.system.alerts.directory import Directory
+from fks.system.process.journal_file import JournalFile
 from fks.trading.guardian.journal import Asked, KillJournal
 from tests.support.crash_points import CrashPoints
 from tests.support.local_exchange import LocalExchange

@@ -9,10 +9,10 @@ import pytest
 
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError, OutageError
-from fks.servers import backup
 from fks.store import migrate
 from fks.store.db import Database
 from fks.store.partitions import ensure_partitions
+from fks.system.servers import backup
 
 
 async def test_a_restored_backup_is_what_was_kept(database: Database, database_url: str, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import cast
 from fks.clock import RealClock
 from fks.market.exchanges.registry import EXCHANGES, capabilities_of
 from fks.model.market import Allowance, RateLimits
-from fks.rate_limits.budgets import (
+from fks.store.bus import Bus
+from fks.system.rate_limits.budgets import (
     ALONE_LOOK_S,
     ALONE_SHARE,
     CONNECTS_ALONE_SHARE,
@@ -21,7 +22,6 @@ from fks.rate_limits.budgets import (
     budget_of,
     in_background,
 )
-from fks.store.bus import Bus
 from tests.support.budgets import Impatient, at_once, connect_at_once
 from tests.support.waiting import until
 

@@ -18,8 +18,8 @@ from fks.config.credentials import make_key_file
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError
-from fks.servers import backup, bundle
 from fks.store.db import Database
+from fks.system.servers import backup, bundle
 from tests.support import servers
 
 Capture = pytest.CaptureFixture[str]

@@ -18,8 +18,8 @@ import uvloop
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
 from fks.model.errors import OutageError
-from fks.servers.embedded import RedisServer, start_and_wait
 from fks.store.bus import Bus
+from fks.system.servers.embedded import RedisServer, start_and_wait
 from tests.support import servers
 from tests.support.raw_redis import raw_redis
 from tests.support.waiting import until

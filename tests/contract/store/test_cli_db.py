@@ -18,9 +18,9 @@ from fks.config.load import environ_of
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
 from fks.model.errors import ConfigError
-from fks.node.lock import keeper_lock
-from fks.servers.embedded import PostgresServer, start_and_wait
 from fks.store import migrate
+from fks.system.node.lock import keeper_lock
+from fks.system.servers.embedded import PostgresServer, start_and_wait
 from tests.support import servers
 
 Capture = pytest.CaptureFixture[str]

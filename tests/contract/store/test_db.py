@@ -15,8 +15,8 @@ import pytest
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings
 from fks.model.errors import BugError, ConfigError, OutageError
-from fks.servers.embedded import PostgresServer, start_and_wait
 from fks.store.db import Database, UnresetConnection, sql
+from fks.system.servers.embedded import PostgresServer, start_and_wait
 from tests.support import servers
 from tests.support.waiting import until
 

@@ -23,10 +23,10 @@ import pytest
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.model.errors import ConfigError
-from fks.servers import binaries, embedded
-from fks.servers.directories import check_free, check_socket, own_directory
-from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from fks.store.bus import Bus
+from fks.system.servers import binaries, embedded
+from fks.system.servers.directories import check_free, check_socket, own_directory
+from fks.system.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from tests.support import servers
 from tests.support.programs import leave_out
 from tests.support.waiting import wait_until
@@ -61,7 +61,7 @@ import sys, time
 from pathlib import Path
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
-from fks.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
+from fks.system.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
 paths = Paths.of(Path(sys.argv[1]))
 process = start_and_wait(PostgresServer(paths, load_secrets(paths), is_durable=False))
 watch = StoppedWithUs(process, paths)

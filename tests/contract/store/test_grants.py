@@ -21,13 +21,13 @@ from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.config.settings import Data
-from fks.runtime import Component, kind_of
-from fks.servers.embedded import PostgresServer
 from fks.store import grants, migrate, timescale
 from fks.store.db import Database, sql
 from fks.store.grants import KINDS, USES, creation, password_of, privileges, role_of, url_of
 from fks.store.order_rows import statement as text_of
 from fks.store.timescale import Found
+from fks.system.runtime import Component, kind_of
+from fks.system.servers.embedded import PostgresServer
 from tests.support.reached import statements_of
 from tests.support.servers import administer, role_url
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fks.api.limits import TAKE as TAKE_REQUEST
-from fks.rate_limits.budgets import TAKE as TAKE_BUDGET
 from fks.store.bus import BUDGETS, Bus
+from fks.system.rate_limits.budgets import TAKE as TAKE_BUDGET
 from tests.support import servers
 from tests.support.raw_redis import raw_redis
 

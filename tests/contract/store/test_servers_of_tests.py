@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.process.handle import start_mark
+from fks.system.process.handle import start_mark
 from tests.support.waiting import wait_until
 
 #: code that starts a process, whose pid is `found`

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fks.config.paths import Paths
 from fks.config.settings import Data
-from fks.servers import backup
 from fks.store import migrate, timescale
 from fks.store.db import Database
 from fks.store.partitions import ensure_partitions
 from fks.store.timescale import Found, plan
+from fks.system.servers import backup
 
 #: as documented for TimescaleDB 2.21
 HYPERTABLES = [

@@ -14,9 +14,15 @@ import pytest
 from fks.clock import RealClock
 from fks.model.market import Allowance, RateLimits
 from fks.model.ports import Priority
-from fks.rate_limits.budgets import SHARE, budget_of
-from fks.rate_limits.venue_budgets import CEILINGS, GUARDIAN_SHARE, ORDERS_ALONE_SHARE, RedisVenueBudget, venue_budget
 from fks.store.bus import Bus
+from fks.system.rate_limits.budgets import SHARE, budget_of
+from fks.system.rate_limits.venue_budgets import (
+    CEILINGS,
+    GUARDIAN_SHARE,
+    ORDERS_ALONE_SHARE,
+    RedisVenueBudget,
+    venue_budget,
+)
 from tests.support.waiting import until
 
 AGES_S = 10**9  # windows begin at multiples of it: the present one ends in 2033
@@ -47,7 +53,7 @@ async def counting(redis_url: str) -> AsyncIterator[CountingBus]:
 async def make(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
     """Make budgets of one address and key, each like that of a process of its own. A busy machine may answer late:
     tokens that were leased and not received would be missing in the sums."""
-    monkeypatch.setattr("fks.rate_limits.venue_budgets.ASK_TIMEOUT_S", 5.0)
+    monkeypatch.setattr("fks.system.rate_limits.venue_budgets.ASK_TIMEOUT_S", 5.0)
     address, made = uuid.uuid4().hex, []
 
     def one(

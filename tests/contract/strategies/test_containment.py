@@ -170,7 +170,7 @@ async def test_a_thread_that_never_ends_costs_its_instance_and_one_restart(
 async def test_one_death_from_outside_while_it_is_in_hand_is_only_counted(
     database: Database, tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
-    from fks.process.crash_marker import CrashMarker
+    from fks.system.process.crash_marker import CrashMarker
 
     await add_account(database)
     await add_instance(database, "a", "sma_cross", PARAMS)

@@ -14,12 +14,12 @@ from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS
-from fks.node.cluster_driver import LeftMarks
-from fks.process.crash_marker import CrashMarker
 from fks.store.bars import BarStore
 from fks.store.bus import Bus
 from fks.store.crash_marks import CrashMarkStore
 from fks.store.db import Database
+from fks.system.node.cluster_driver import LeftMarks
+from fks.system.process.crash_marker import CrashMarker
 from fks.trading.strategy_worker import crash_attribution
 from fks.trading.strategy_worker.sandbox import Sandbox
 from fks.trading.strategy_worker.worker import StrategyWorker

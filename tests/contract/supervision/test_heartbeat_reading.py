@@ -14,8 +14,8 @@ from actors import system
 from actors.system import RayChild
 from fks.config.machine import host_name, process_space
 from fks.config.paths import Paths
-from fks.process.heartbeat import SIZE, HeartbeatWriter, heartbeat_file
-from fks.supervision import ChildSpec, How
+from fks.system.process.heartbeat import SIZE, HeartbeatWriter, heartbeat_file
+from fks.system.supervision import ChildSpec, How
 
 
 class Counted:

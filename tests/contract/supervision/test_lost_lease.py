@@ -14,10 +14,10 @@ from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
 from fks.config.settings import DatabaseSettings, Settings, Supervision
 from fks.model.errors import OutageError
-from fks.process.metrics import PrometheusMeter
-from fks.runtime import Component
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
+from fks.system.process.metrics import PrometheusMeter
+from fks.system.runtime import Component
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 

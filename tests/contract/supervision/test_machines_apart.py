@@ -18,10 +18,10 @@ from fks.cli.restart import kill_process
 from fks.config.machine import can_reach, host_name, machine_of, process_space
 from fks.config.paths import Paths
 from fks.model.errors import InputError
-from fks.node.child_records import ChildRecord, ChildRecords
-from fks.node.lock import holder_of, keeper_lock
-from fks.process.handle import find_by_command, start_mark
-from fks.supervision import ChildSpec, How
+from fks.system.node.child_records import ChildRecord, ChildRecords
+from fks.system.node.lock import holder_of, keeper_lock
+from fks.system.process.handle import find_by_command, start_mark
+from fks.system.supervision import ChildSpec, How
 from tests.support.namespaces import CLONE_BOOT, Clone, require_namespaces
 
 REPORT = """
@@ -35,8 +35,8 @@ print(orjson.dumps({"host": host_name(), "space": process_space(), "machine": ma
 KEEPER = """
 import os, sys, time
 from pathlib import Path
-from fks.node.child_records import ChildRecord, ChildRecords
-from fks.node.lock import keeper_lock
+from fks.system.node.child_records import ChildRecord, ChildRecords
+from fks.system.node.lock import keeper_lock
 run = Path(sys.argv[1])
 with keeper_lock(run / "keeper.lock"):
     ChildRecords(run / "keeper.json").put("postgres", ChildRecord(int(sys.argv[2]), sys.argv[3], 0))

@@ -17,10 +17,10 @@ import orjson
 import pytest
 
 from fks.config.paths import Paths
-from fks.process.crash_files import crash_file, exit_file, exit_of, last_lines
-from fks.process.handle import ProcessHandle, start_mark
-from fks.process.log import log_file
-from fks.supervision import How
+from fks.system.process.crash_files import crash_file, exit_file, exit_of, last_lines
+from fks.system.process.handle import ProcessHandle, start_mark
+from fks.system.process.log import log_file
+from fks.system.supervision import How
 from tests.support.waiting import until
 
 CHILD = """
@@ -167,7 +167,7 @@ async def test_end_is_inferred_where_the_kernel_does_not_report_it(
     def refuses(*args: object) -> int:
         raise OSError("the kernel does not know this request")
 
-    monkeypatch.setattr("fks.process.handle.fcntl.ioctl", refuses)
+    monkeypatch.setattr("fks.system.process.handle.fcntl.ioctl", refuses)
     code = "import faulthandler, sys, time; faulthandler.enable(open(sys.argv[2], 'w')); print('up', flush=True);"
     code += {"kill": "time.sleep(60)", "fault": "faulthandler._sigsegv()", "exit": "time.sleep(0.5); sys.exit(3)"}[end]
     arguments = [sys.executable, "-c", code, "ray::Orders", str(crash_file(paths, "orders"))]

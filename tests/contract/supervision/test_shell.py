@@ -13,7 +13,7 @@ import ray
 from actors import cluster, system, tree
 from fks.config.settings import Settings, Supervision
 from fks.research.jobs import runner
-from fks.supervision import ChildSpec, placement
+from fks.system.supervision import ChildSpec, placement
 from tests.support.free_port import free_port
 
 

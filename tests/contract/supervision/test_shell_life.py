@@ -24,7 +24,7 @@ from fks.config.paths import Paths
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.model.health import Check, failed
-from fks.process.crash_files import crash_file, exit_file, last_crash_file
+from fks.system.process.crash_files import crash_file, exit_file, last_crash_file
 from tests.support import servers
 from tests.support.waiting import until, wait_until
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fks.supervision.liveness import START_SILENCE
-from fks.supervision.state import Exited
-from fks.supervisor import tree_driver, tree_supervisor
+from fks.system.supervision.liveness import START_SILENCE
+from fks.system.supervision.state import Exited
+from fks.system.supervisor import tree_driver, tree_supervisor
 from tests.support.supervising import FAST, FakeChild, FakeWorld, spec
 from tests.support.waiting import until
 

@@ -9,7 +9,7 @@ import pytest
 
 from actors.supervisor import SupervisorActor
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
-from fks.supervision import ChildSpec, How, Intensity, SupervisorSpec
+from fks.system.supervision import ChildSpec, How, Intensity, SupervisorSpec
 from tests.support.supervising import QUICK, FakeChild, FakeWorld, spec, tree
 from tests.support.waiting import until
 
@@ -85,7 +85,7 @@ async def test_a_restart_of_a_branch_takes_its_children_in_order(run: Any) -> No
 
 
 async def test_restart_of_unknown_and_of_lost_children_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fks.supervisor.tree_supervisor.BACK_S", 0.1)
+    monkeypatch.setattr("fks.system.supervisor.tree_supervisor.BACK_S", 0.1)
     world = FakeWorld()
     supervisor: SupervisorActor = run(world, spec("a"))
     await until(lambda: supervisor.is_ready)

@@ -17,7 +17,7 @@ from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
 from fks.store.strategies import NewInstance, StrategyStore
-from fks.supervision import ChildSpec, SupervisorSpec
+from fks.system.supervision import ChildSpec, SupervisorSpec
 from tests.support.ports import CollectingLog
 from tests.support.strategies import add_account, add_instance
 

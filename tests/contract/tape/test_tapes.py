@@ -23,9 +23,9 @@ from fks.market.tape.replay import TapeExchange
 from fks.market.tape.summary import Summary
 from fks.model.ports import Exchange
 from fks.model.timeframe import to_datetime
-from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.system.runtime import Runtime
 from tests.support.collecting import running, settings_for
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease

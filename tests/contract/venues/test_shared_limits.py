@@ -15,8 +15,8 @@ from fks.model.errors import OutageError
 from fks.model.market import Allowance, RateLimits
 from fks.model.order import OrderType, Outcome, Refusal, Role, Side
 from fks.model.ports import Priority, VenueBudget
-from fks.rate_limits.venue_budgets import venue_budget
 from fks.store.bus import Bus
+from fks.system.rate_limits.venue_budgets import venue_budget
 from fks.trading.venues.base import PauseOnly
 from fks.trading.venues.ccxt import CcxtConfig, CcxtVenue
 from tests.support.local_exchange import LocalExchange

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from fks.alerts.channels import AlertChannel, Sealer, Text, checked, kind_of, obstacle, outcome_of, send
 from fks.model.errors import InputError
+from fks.system.alerts.channels import AlertChannel, Sealer, Text, checked, kind_of, obstacle, outcome_of, send
 
 HOSTS = ("localhost",)  # alerts.hosts
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fks.alerts.engine import AlertEngine, MeasuredValue, Observed, Occurrence, Raise, Settle
-from fks.alerts.rules import DEFAULTS, AlertRule, RuleKind
+from fks.system.alerts.engine import AlertEngine, MeasuredValue, Observed, Occurrence, Raise, Settle
+from fks.system.alerts.rules import DEFAULTS, AlertRule, RuleKind
 
 
 def _rule(kind: RuleKind, **fields: Any) -> AlertRule:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from fks.alerts.channels import AlertChannel
-from fks.alerts.engine import MeasuredValue
-from fks.alerts.observing import checks, parsed, services
-from fks.alerts.routing import Alert, Routing, has_recipient, route
-from fks.alerts.rules import DEFAULTS, AlertRule, Silence, rule_for
-from fks.alerts.texts import ago, compose
 from fks.model.timeframe import iso, to_ns
+from fks.system.alerts.channels import AlertChannel
+from fks.system.alerts.engine import MeasuredValue
+from fks.system.alerts.observing import checks, parsed, services
+from fks.system.alerts.routing import Alert, Routing, has_recipient, route
+from fks.system.alerts.rules import DEFAULTS, AlertRule, Silence, rule_for
+from fks.system.alerts.texts import ago, compose
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 ALL = AlertChannel("all", SecretStr(""), "info")

@@ -23,7 +23,7 @@ from fks.config.settings import Http
 from fks.model.decimals import plain
 from fks.model.errors import InputError
 from fks.model.untrusted import check_text, decimal_of, number_of, parse, whole_of
-from fks.process.callers import address_of, admits_peer, is_local, is_own_origin
+from fks.system.process.callers import address_of, admits_peer, is_local, is_own_origin
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15), max_value=10**15, places=12)
 

@@ -21,7 +21,7 @@ from fks.chaos.cover import SmallestAmounts, net
 from fks.chaos.decisions import ORACLES, InstanceStart, MissedDecisions, edges, expected_signals
 from fks.chaos.evaluated import strategy_of, targets_of
 from fks.model.bar import Bars
-from fks.node.prepare import INSTANCES
+from fks.system.node.prepare import INSTANCES
 
 NOW = 1_800_000_000.0
 THEN = datetime.fromtimestamp(NOW, UTC) - timedelta(minutes=2)

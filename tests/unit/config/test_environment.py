@@ -6,7 +6,7 @@ from __future__ import annotations
 from fks.config.environment import passed_on
 from fks.config.secrets import secret_values
 from fks.config.settings import Settings
-from fks.process.log import HIDDEN, Redactor
+from fks.system.process.log import HIDDEN, Redactor
 
 NEEDED = {
     "PATH": "/bin",

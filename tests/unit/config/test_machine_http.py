@@ -24,9 +24,9 @@ from fks.config.machine_http import (
 )
 from fks.config.settings import Http, NodeSettings, Settings
 from fks.model.errors import ConfigError
-from fks.monitor.status import overall
-from fks.node.head_driver import GROW_AFTER_S, GatewayGrowth
 from fks.store.nodes import NodeRow
+from fks.system.monitor.status import overall
+from fks.system.node.head_driver import GROW_AFTER_S, GatewayGrowth
 from tests.support.certificates import certificate
 
 CERT, KEY = Path("/etc/fks/cert.pem"), Path("/etc/fks/key.pem")

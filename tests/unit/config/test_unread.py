@@ -12,7 +12,7 @@ from fks.config.load import load, sections
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.config.unread import REMOVED, warnings_of
-from fks.runtime import IsolatedComponent, isolated_settings
+from fks.system.runtime import IsolatedComponent, isolated_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 

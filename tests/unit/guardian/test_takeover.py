@@ -16,7 +16,7 @@ from fks.model.instrument import Lot
 from fks.model.kill import KillMode
 from fks.model.order import Answer, Lookup, Order, OrderType, Presence, Role, State
 from fks.model.timeframe import NS
-from fks.process.journal_file import JournalFile, read_lines
+from fks.system.process.journal_file import JournalFile, read_lines
 from fks.trading.guardian.context import GuardianContext
 from fks.trading.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders, VenueRules
 from fks.trading.guardian.takeover import Takeover

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fks.model.errors import OutageError
-from fks.monitor.guard import Guard
+from fks.system.monitor.guard import Guard
 from tests.support.ports import CollectingLog, RecordingMeter
 
 

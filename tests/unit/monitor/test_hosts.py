@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.errors import InputError
-from fks.monitor.hosts import addresses_of, check_host, checked_path, is_allowed
+from fks.system.monitor.hosts import addresses_of, check_host, checked_path, is_allowed
 
 NAMES = ("localhost", "status.example.com")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fks.model.errors import PeerError
 from fks.model.health import Check
-from fks.monitor import measures
-from fks.monitor.probes import NtpTimes, ntp_request, parse_ntp
+from fks.system.monitor import measures
+from fks.system.monitor.probes import NtpTimes, ntp_request, parse_ntp
 
 
 @pytest.mark.parametrize(

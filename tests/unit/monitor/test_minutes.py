@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fks.monitor.minutes import Minute, minute_of, process_usage
+from fks.system.monitor.minutes import Minute, minute_of, process_usage
 
 BEFORE = {
     'fks_http_requests_total{route="/a",status="200"}': 10.0,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fks.monitor.alert_ends import AlertFacts, AlertPlace, is_over, rule_of
+from fks.system.monitor.alert_ends import AlertFacts, AlertPlace, is_over, rule_of
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

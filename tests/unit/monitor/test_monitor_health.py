@@ -8,7 +8,7 @@ from typing import Any
 
 from fks.clock import RealClock
 from fks.model.errors import OutageError
-from fks.monitor.health import Health
+from fks.system.monitor.health import Health
 
 
 async def test_concurrent_requests_share_one_look() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fks.monitor.history import describe
-from fks.supervision.exits import How, ProcessExit
+from fks.system.monitor.history import describe
+from fks.system.supervision.exits import How, ProcessExit
 
 
 def _row(event: str, reason: str = "", end: ProcessExit | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from fks.process.log import JsonFormatter, Redactor
+from fks.system.process.log import JsonFormatter, Redactor
 
 
 def _line(message: str, error: BaseException, logger: str = "asyncio") -> dict[str, object]:

@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from fks.clock import FakeClock
 from fks.model.errors import BugError
 from fks.model.metrics import METRICS
-from fks.monitor import measures
-from fks.monitor.watcher import check_metrics
-from fks.process.metrics import (
+from fks.system.monitor import measures
+from fks.system.monitor.watcher import check_metrics
+from fks.system.process.metrics import (
     SILENT_S,
     Merger,
     PrometheusMeter,
@@ -25,7 +25,7 @@ from fks.process.metrics import (
     parse_snapshot,
     series,
 )
-from fks.process.self_metrics import SelfMetrics
+from fks.system.process.self_metrics import SelfMetrics
 
 
 def _meter() -> PrometheusMeter:

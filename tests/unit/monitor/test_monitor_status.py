@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fks.clock import FakeClock
-from fks.monitor.health import RequestRate, feeds_health, owner_services, tree_health, worst
-from fks.monitor.status import SILENT_MS, component_view, kill_view, overall
+from fks.system.monitor.health import RequestRate, feeds_health, owner_services, tree_health, worst
+from fks.system.monitor.status import SILENT_MS, component_view, kill_view, overall
 
 
 def _component(

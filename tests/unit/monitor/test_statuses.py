@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.monitor.statuses import (
+from fks.system.monitor.statuses import (
     DEGRADED,
     DOWN,
     FLAPS_FROM,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fks.clock import FakeClock
-from fks.process.metrics import PrometheusMeter
-from fks.supervision.exits import How
-from fks.supervisor.tree_history import TreeCounters
+from fks.system.process.metrics import PrometheusMeter
+from fks.system.supervision.exits import How
+from fks.system.supervisor.tree_history import TreeCounters
 
 
 async def test_a_crash_is_counted_and_its_recovery_measured() -> None:

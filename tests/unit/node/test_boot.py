@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fks.config.paths import Paths
-from fks.node import boot
-from fks.node.boot import BootEntry, crontab_with, crontab_without, install, unit_name, unit_text
+from fks.system.node import boot
+from fks.system.node.boot import BootEntry, crontab_with, crontab_without, install, unit_name, unit_text
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fks.node.prepare import INSTANCES
 from fks.strategies.base import Protected
 from fks.strategies.registry import load_builtin
+from fks.system.node.prepare import INSTANCES
 
 
 def test_each_entry_of_the_demo_has_a_stop_loss() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fks.config.paths import Paths
 from fks.config.settings import LogSettings
-from fks.process.log import TEXT_MAX, Redactor, SharedRotatingHandler, last_output, log_file, open_log, tail
+from fks.system.process.log import TEXT_MAX, Redactor, SharedRotatingHandler, last_output, log_file, open_log, tail
 
 SECRET = "hK3mZ0-not-to-be-seen-anywhere-91"
 

@@ -10,7 +10,7 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import run
 from fks.cli.logs import Restarts, seamed
-from fks.monitor.logs import FolderReader, Line, LogFilter, parse
+from fks.system.monitor.logs import FolderReader, Line, LogFilter, parse
 
 
 def write(folder, name, *entries):

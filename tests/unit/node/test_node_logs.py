@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fks.cli.logs import OtherNodes, line_of
 from fks.config.paths import Paths
-from fks.monitor.logs import LogFilter
+from fks.system.monitor.logs import LogFilter
 
 ROW = {
     "time": "2026-11-22T19:00:00.000000Z",

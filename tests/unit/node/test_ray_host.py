@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.node.ray_host import GCS, GCS_DEATHS_MAX, RAYLET, SIDE_WAIT_MAX_S, kind_of, wait_s
+from fks.system.node.ray_host import GCS, GCS_DEATHS_MAX, RAYLET, SIDE_WAIT_MAX_S, kind_of, wait_s
 
 ages = st.lists(st.floats(0, 400), max_size=30)
 

@@ -11,8 +11,8 @@ import yaml
 from fks.config.paths import Paths
 from fks.config.settings import NodeSettings, Settings
 from fks.model.errors import ConfigError
-from fks.node.ray_node import ray_env
-from fks.node.ray_up import head_address, prepare
+from fks.system.node.ray_node import ray_env
+from fks.system.node.ray_up import head_address, prepare
 
 
 def bootstrap(folder: Path, **provider: str) -> Path:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.alerts.report import page_of, text_of, title_of
 from fks.model.accounting.period import ReportName, last_ended, period_of
 from fks.model.timeframe import to_ns
+from fks.system.alerts.report import page_of, text_of, title_of
 
 NAMES: tuple[ReportName, ...] = ("daily", "weekly", "monthly")
 DAYS = st.dates(date(1990, 1, 1), date(2100, 1, 1))

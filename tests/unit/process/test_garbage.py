@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fks.process.garbage import YOUNG_MAX, freeze_loaded
+from fks.system.process.garbage import YOUNG_MAX, freeze_loaded
 
 
 class Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fks.process.heartbeat import SIZE, HeartbeatReader, HeartbeatWriter, heartbeat_file
+from fks.system.process.heartbeat import SIZE, HeartbeatReader, HeartbeatWriter, heartbeat_file
 
 
 def beating(path: Path, at_s: float = 1.0) -> HeartbeatWriter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fks.process.output_logs import rotate
+from fks.system.process.output_logs import rotate
 
 
 def test_a_server_goes_on_writing_into_its_rotated_file(tmp_path: Path) -> None:

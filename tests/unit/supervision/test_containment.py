@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.process.crash_marker import CrashMarker
-from fks.supervision.containment import SHARED_MAX, SOLO_MAX, Count, Disable, Isolate, respond_to_crash
+from fks.system.process.crash_marker import CrashMarker
+from fks.system.supervision.containment import SHARED_MAX, SOLO_MAX, Count, Disable, Isolate, respond_to_crash
 
 WINDOW_S = 100.0
 #: seconds between one crash and the next

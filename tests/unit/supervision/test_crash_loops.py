@@ -17,9 +17,9 @@ from fks.chaos.kinds import SCENARIOS
 from fks.chaos.plan import Roster, make_plan
 from fks.config.settings import Settings, Strategies, Supervision
 from fks.store.supervision import MONEY
-from fks.supervision import How, ProcessExit, SupervisorSpec, TreeState, decide
-from fks.supervision.policy import death_ages, row_ages
-from fks.supervision.state import (
+from fks.system.supervision import How, ProcessExit, SupervisorSpec, TreeState, decide
+from fks.system.supervision.policy import death_ages, row_ages
+from fks.system.supervision.state import (
     Begin,
     Event,
     Exited,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fks.supervision.exits import How
-from fks.supervision.liveness import LOOK_S, LivenessLimits, LivenessWatch, StartStep, StartWatch, assess
-from fks.supervision.spec import ChildSpec
+from fks.system.supervision.exits import How
+from fks.system.supervision.liveness import LOOK_S, LivenessLimits, LivenessWatch, StartStep, StartWatch, assess
+from fks.system.supervision.spec import ChildSpec
 
 LIMITS = LivenessLimits(heartbeat_s=1.0, misses_max=3, unwell_s=120.0)
 SPEC = ChildSpec("a", "r", 1.0, memory_max_mb=1000)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.supervision import (
+from fks.system.supervision import (
     ChildSpec,
     How,
     Intensity,
@@ -20,8 +20,8 @@ from fks.supervision import (
     check_tree,
     decide,
 )
-from fks.supervision.spec import edges, predecessors
-from fks.supervision.state import (
+from fks.system.supervision.spec import edges, predecessors
+from fks.system.supervision.state import (
     Adopted,
     Begin,
     Command,

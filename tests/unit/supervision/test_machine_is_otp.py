@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.supervision import (
+from fks.system.supervision import (
     ChildSpec,
     How,
     Intensity,
@@ -18,7 +18,7 @@ from fks.supervision import (
     TreeState,
     decide,
 )
-from fks.supervision.state import Begin, Event, Exited, Find, Note, NotFound, Phase, Start, Started, Stop
+from fks.system.supervision.state import Begin, Event, Exited, Find, Note, NotFound, Phase, Start, Started, Stop
 from tests.support.otp import Otp, Thing
 
 NO_WAIT = RestartBackoff(first_s=0.0)

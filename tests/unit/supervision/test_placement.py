@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from actors.tree import tree_of
 from fks.config.settings import Settings, Strategies, Supervision
-from fks.supervision import ChildSpec
-from fks.supervision.placement import SETTLED_S, Place, balance, is_balanced, misplaced, place_for
+from fks.system.supervision import ChildSpec
+from fks.system.supervision.placement import SETTLED_S, Place, balance, is_balanced, misplaced, place_for
 
 HEAD = Place("h", {"head": 1000.0, "CPU": 2.0})
 W1, W2 = (Place(name, {"worker": 1000.0, "CPU": 2.0}) for name in ("w1", "w2"))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.errors import ConfigError
-from fks.supervision import (
+from fks.system.supervision import (
     ChildSpec,
     Intensity,
     RestartBackoff,
@@ -17,8 +17,8 @@ from fks.supervision import (
     note_restart,
     start_waves,
 )
-from fks.supervision.policy import jitter_draw
-from fks.supervision.spec import predecessors
+from fks.system.supervision.policy import jitter_draw
+from fks.system.supervision.spec import predecessors
 
 LIMIT = Intensity(restarts_max=3, period_s=10.0)
 

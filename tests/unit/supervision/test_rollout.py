@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fks.model.errors import FksError, InputError, OutageError
-from fks.supervision.rollout import (
+from fks.system.supervision.rollout import (
     LIVES_MAX,
     PartSettling,
     PartState,

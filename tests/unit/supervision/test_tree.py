@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.tree import tree_of
 from fks.config.settings import Mt5, Ninja, NinjaGroup, Settings, Strategies, Supervision
-from fks.supervision import SupervisorSpec
+from fks.system.supervision import SupervisorSpec
 
 
 def branches(tree: SupervisorSpec) -> dict[str, list[str]]:

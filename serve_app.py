@@ -1,5 +1,5 @@
-"""Ray Serve: the gateway and the pages, an application each. Builds what `create_app` of `fks.api` and `fks.web`
-needs on the replica; holds no logic.
+"""Ray Serve: the gateway and the pages, an application each. Builds what `create_app` of `fks.interfaces.api` and
+`fks.interfaces.web` needs on the replica; holds no logic.
 
 A replica reads FKS_HOME itself, so no secret travels as an argument. A database or Redis that is away neither stops a
 replica from starting nor makes its health check fail: then Serve would restart what is not broken.
@@ -45,8 +45,6 @@ class Gateway:
 def gateway_app(home: str, name: str) -> Any:
     """Return the gateway's ASGI app for the node at `home`. Errors: ConfigError, OutageError when no keeper runs
     here."""
-    from fks.api.app import create_app
-    from fks.api.gateway import Deps
     from fks.clock import RealClock
     from fks.config.credentials import without_venue_keys
     from fks.config.endpoints import load_node
@@ -54,8 +52,10 @@ def gateway_app(home: str, name: str) -> Any:
     from fks.config.machine import node_name
     from fks.config.paths import Paths
     from fks.config.secrets import load_secrets, secret_values
+    from fks.interfaces.api.app import create_app
+    from fks.interfaces.api.gateway import Deps
+    from fks.interfaces.web.pages import host_router, router
     from fks.system.process.log import Redactor, open_log
-    from fks.web.pages import host_router, router
 
     settings = load_settings(home)
     paths = Paths.of(settings.home)
@@ -114,13 +114,13 @@ def pages_app(home: str, name: str) -> Any:
     from fks.config.machine import node_name
     from fks.config.paths import Paths
     from fks.config.secrets import derived, load_secrets, secret_values
+    from fks.interfaces.web.app import create_app
+    from fks.interfaces.web.assets import AssetFiles
+    from fks.interfaces.web.client import GatewayClient
+    from fks.interfaces.web.site import SiteDeps
     from fks.store.db import Database
     from fks.system.monitor.replica import ReplicaBeat
     from fks.system.process.log import open_log
-    from fks.web.app import create_app
-    from fks.web.assets import AssetFiles
-    from fks.web.client import GatewayClient
-    from fks.web.site import SiteDeps
 
     settings = load_settings(home)
     paths = Paths.of(settings.home)

@@ -45,14 +45,14 @@ class MonitorActor(Watcher):
             chat = self._component.settings.chat
             if chat.telegram_token is not None or chat.discord_token is not None:
                 # imports the gateway's parts, which a node without a bot does not need
-                from fks.chat.service import services_of
+                from fks.interfaces.chat.service import services_of
 
                 for name in services_of(chat):
                     tasks.create_task(self._take_commands(name), name=f"chat of {name}")
 
     async def _take_commands(self, service: str) -> None:
         """Take commands by one service; a fault in that begins it again, and ends nothing else."""
-        from fks.chat.service import serve
+        from fks.interfaces.chat.service import serve
 
         c = self._component
         guard = Guard("chat", c.log, c.meter)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger
-from fks.entry.reporting import PortfolioReports
+from fks.interfaces.entry.rebalancing import RebalanceDriver, RebalanceTrigger
+from fks.interfaces.entry.reporting import PortfolioReports
 from fks.research.jobs.scheduler import EndJob, RunJob, Scheduler
 from fks.system.runtime import Component
 

@@ -5,7 +5,7 @@
 
 Eight positions are held for at least a minute: a limit entry fills in parts, entries are added (at once, and in parts),
 and a person sells a part. The venue locks what orders may sell, and its log says what was executed and which stops
-rested, at its own time; `fks.chaos.protection_time` integrates it. Positions are compared with the venue's holdings and
+rested, at its own time; `fks.lab.chaos.protection_time` integrates it. Positions are compared with the venue's holdings and
 the stops with the positions before a figure is printed. Exits 1 beyond the limits. `--replace`: at a venue that cannot
 amend. `--trail`: strategies hold the positions with a stop alone, which follows sealed bars every MOVE_S seconds;
 `--cancel`: at a venue where no request ends a stop and places its successor; `--pair`: one entry with a take profit.
@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 
 from benchmarks._results import run, same
 from benchmarks.order_burst import seed_instruments
-from fks.chaos.protection_time import LogLineKind as Line
-from fks.chaos.protection_time import PositionLogLine, protection_time
 from fks.config.settings import DatabaseSettings, Risk, Settings, VenueSettings
+from fks.lab.chaos.protection_time import LogLineKind as Line
+from fks.lab.chaos.protection_time import PositionLogLine, protection_time
 from fks.model.order import Answer, Fill, Order, OrderType, Role, Side
 from fks.model.ports import VenueEvent
 from fks.model.signal import Kind

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.faults import actors, nodes, parts
 from benchmarks.faults.rig import ACTORS, Missed, Rig, Sample
-from fks.chaos.auditor import Audit, audit_evidence
-from fks.chaos.evidence import Baseline, collect, take_baseline
+from fks.lab.chaos.auditor import Audit, audit_evidence
+from fks.lab.chaos.evidence import Baseline, collect, take_baseline
 from fks.model.errors import OutageError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,13 +36,13 @@ from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.secrets import derived, load_secrets
 from fks.config.settings import Http
+from fks.interfaces.web.app import create_app
+from fks.interfaces.web.assets import AssetFiles
+from fks.interfaces.web.client import BrowserCaller, GatewayClient
+from fks.interfaces.web.registry import PAGES
+from fks.interfaces.web.site import SiteDeps
 from fks.model.timeframe import iso
 from fks.store.bus import BARS, Bus
-from fks.web.app import create_app
-from fks.web.assets import AssetFiles
-from fks.web.client import BrowserCaller, GatewayClient
-from fks.web.registry import PAGES
-from fks.web.site import SiteDeps
 from tests.support.browser import close_shared, is_live, is_true
 from tests.support.ports import CollectingLog
 from tests.support.system import System

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from fks.api.app import table
+from fks.interfaces.api.app import table
 from fks.model.codes import ENDS_RESTING, MEANING, REDUCE_ONLY_APPLIES
 from fks.model.metrics import METRICS
 
@@ -287,8 +287,8 @@ def routes(app: FastAPI) -> str:
 
 def reads(app: FastAPI) -> str:
     """Return the table of GraphQL fields."""
-    from fks.api.graphql.reads import reads_of
-    from fks.api.graphql.schema import type_name
+    from fks.interfaces.api.graphql.reads import reads_of
+    from fks.interfaces.api.graphql.schema import type_name
 
     rows = []
     for read in reads_of(app):
@@ -329,11 +329,11 @@ def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 def documented_app() -> FastAPI:
     """Return the gateway's app for reading its routes; it is never served."""
-    from fks.api.app import create_app
-    from fks.api.gateway import Deps
     from fks.clock import RealClock
     from fks.config.paths import Paths
     from fks.config.settings import Settings
+    from fks.interfaces.api.app import create_app
+    from fks.interfaces.api.gateway import Deps
 
     class Silent:
         def debug(self, event: str, **fields: object) -> None: ...

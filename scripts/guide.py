@@ -1,8 +1,8 @@
 """Build the guide: a site of the pages in docs/ with search, which loads nothing from another host.
 
-`python scripts/guide.py [FOLDER]`: into fks/web/guide/, which git ignores, the wheel contains and the gateway serves
-below /guide/. The pages are read as a forge shows them (GitHub's Markdown); the groups of the navigation are the
-rows of the README's table "Read on". A link that leads nowhere ends the build.
+`python scripts/guide.py [FOLDER]`: into fks/interfaces/web/guide/, which git ignores, the wheel contains and the
+gateway serves below /guide/. The pages are read as a forge shows them (GitHub's Markdown); the groups of the navigation
+are the rows of the README's table "Read on". A link that leads nowhere ends the build.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-SITE = ROOT / "fks" / "web" / "guide"
-MERMAID = ROOT / "fks" / "web" / "vendor" / "mermaid.tiny.js"
+SITE = ROOT / "fks" / "interfaces" / "web" / "guide"
+MERMAID = ROOT / "fks" / "interfaces" / "web" / "vendor" / "mermaid.tiny.js"
 #: pages outside of docs/ -> their names in the site; the README is the first page
 OUTSIDE = {
     "README.md": "index",

@@ -30,7 +30,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from fks.chaos.auditor import made_by  # noqa: E402
+from fks.lab.chaos.auditor import made_by  # noqa: E402
 from tests.support.browser import close_shared, is_true, page  # noqa: E402
 
 FKS = str(Path(sys.executable).parent / "fks")

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the script besid
 import click
 from pydantic import BaseModel
 
-from fks.api.app import table
-from fks.cli import cli
 from fks.config.settings import Settings
+from fks.interfaces.api.app import table
+from fks.interfaces.cli import cli
 from scripts.api_reference import documented_app
 
 ROOT = Path(__file__).resolve().parents[1]

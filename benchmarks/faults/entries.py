@@ -13,7 +13,7 @@ import httpx
 
 from benchmarks.faults.rig import Missed, Rig
 from benchmarks.faults.serving import ENDED, Entry, served_at
-from fks.chaos.auditor import made_by
+from fks.lab.chaos.auditor import made_by
 
 VENUE, SYMBOL = "ccxt", "BTCUSDT"
 CLIENTS = 4

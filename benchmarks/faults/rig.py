@@ -21,9 +21,9 @@ import asyncpg
 import httpx
 import psutil
 
-from fks.chaos.outside import Outside
 from fks.clock import RealClock
 from fks.config.paths import Paths
+from fks.lab.chaos.outside import Outside
 from fks.model.errors import OutageError
 from tests.support.cluster import Cluster
 from tests.support.system import PROFILE, System

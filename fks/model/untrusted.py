@@ -2,7 +2,7 @@
 
 A short text can be a number that is dear to use: `int(Decimal("1e999990"))` takes 19 s, and the text of it a megabyte.
 So in every field a number has at most DIGITS_MAX digits and lies between 1e-50 and 1e50 in size, and JSON is at most
-DEPTH_MAX deep. Within these bounds a number is cheap as int, float or text. Other modules of `fks.api` and
+DEPTH_MAX deep. Within these bounds a number is cheap as int, float or text. Other modules of `fks.interfaces.api` and
 `fks.research.search` convert no value from outside by themselves (tests/meta/test_numbers.py).
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from fks.chaos.evidence import Baseline
+from fks.lab.chaos.evidence import Baseline
 from tests.support.audit import baseline_of
 from tests.support.exchange_cases import CASES
 from tests.support.exchange_peer import Peer, playing

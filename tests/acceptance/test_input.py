@@ -91,7 +91,11 @@ def test_backtest_that_cannot_run_prints_the_reason(nothing: System, args: tuple
 
 def test_an_optimised_python_is_refused(nothing: System) -> None:
     done = subprocess.run(
-        [sys.executable, "-O", "-m", "fks.cli", "up"], env=nothing.env, capture_output=True, text=True, timeout=30
+        [sys.executable, "-O", "-m", "fks.interfaces.cli", "up"],
+        env=nothing.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert done.returncode != 0
     assert "-O" in done.stderr
@@ -101,7 +105,7 @@ def test_help_is_quick() -> None:
     """0.3 s is the aim (benchmarks/start.py measures it); here only that no heavy library is loaded for help."""
     heavy = "ray ccxt pandas numpy fastapi sqlalchemy aiohttp asyncpg"
     code = (
-        "import sys; from fks.cli import main\n"
+        "import sys; from fks.interfaces.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         f"print([m for m in '{heavy}'.split() if m in sys.modules], file=sys.stderr)"

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from fks.chaos.evidence import Baseline
+from fks.lab.chaos.evidence import Baseline
 from tests.support.audit import assert_not_doubled, audit
 from tests.support.system import System
 from tests.support.waiting import wait_until

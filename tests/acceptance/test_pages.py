@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from fks.web.registry import PAGES
+from fks.interfaces.web.registry import PAGES
 from tests.support.browser import (
     SIZES,
     Page,

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from fks.chaos.evidence import Baseline
+from fks.lab.chaos.evidence import Baseline
 from fks.system.process.metrics import TEXT_KEY
 from tests.support.audit import assert_sound
 from tests.support.invariants import assert_kept, assert_once, assert_same

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fks.entry import logins
+from fks.interfaces.entry import logins
 from fks.market.exchanges.binance.exchange import CcxtBinance
 from tests.support import servers
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from fks.cli import cli
+from fks.interfaces.cli import cli
 
 #: command -> why it has no --json
 WITHOUT = {

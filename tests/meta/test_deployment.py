@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from fks.cli import cli
+from fks.interfaces.cli import cli
 from tests.support.bare_machine import build_context, instructions
 from tests.support.wheel import COPIED
 

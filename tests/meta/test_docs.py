@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
-from fks.api.app import table
-from fks.api.graphql.reads import reads_of
-from fks.cli import cli
 from fks.config.load import env_name, sections
+from fks.interfaces.api.app import table
+from fks.interfaces.api.graphql.reads import reads_of
+from fks.interfaces.cli import cli
 from fks.model.codes import MEANING
 from fks.model.metrics import METRICS
 from fks.model.order import State

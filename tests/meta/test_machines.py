@@ -15,9 +15,9 @@ REACHING = {
     "fks/system/process/handle.py",  # behind `can_reach`
     "fks/system/process/procfs.py",
     "fks/system/process/isolated.py",  # a child that it started
-    "fks/chaos/outside.py",  # sends faults, after it has refused every row that cannot be reached
+    "fks/lab/chaos/outside.py",  # sends faults, after it has refused every row that cannot be reached
     "fks/system/node/ray_host.py",  # its own child
-    "fks/cli/cluster_machines.py",  # an ssh that it started, with what that started
+    "fks/interfaces/cli/cluster_machines.py",  # an ssh that it started, with what that started
     "fks/system/supervisor/operations.py",  # itself and a child that it started
 }
 

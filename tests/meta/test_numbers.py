@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("fks/api", "fks/entry", "fks/research/search")
+FOLDERS = ("fks/interfaces/api", "fks/interfaces/entry", "fks/research/search")
 CONVERSIONS = {"int", "float", "Decimal"}
 PARSERS = {"json.loads", "json.load", "orjson.loads", "msgspec.json.decode"}
 #: reason -> files, or functions of a file, that convert or parse: no value there comes from outside as it was sent.
@@ -16,7 +16,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "fks/research/search/challenge.py", "fks/research/search/evaluate.py", "fks/research/search/montecarlo.py", "fks/research/search/objectives.py",
         "fks/research/search/overfitting.py", "fks/research/search/run.py", "fks/research/search/stability.py", "fks/research/search/plans.py::_drawn",
         "fks/research/search/plans.py::_Guided.__init__", "fks/research/search/plans.py::_Guided._thresholds",
-        "fks/api/columns.py::_texts", "fks/api/routes/history.py::_pages", "fks/api/routes/indicators.py::_values",
+        "fks/interfaces/api/columns.py::_texts", "fks/interfaces/api/routes/history.py::_pages", "fks/interfaces/api/routes/indicators.py::_values",
     ),
     "dimensions, which space_of bounds": (
         "fks/research/search/space.py::Dimension.size", "fks/research/search/space.py::Dimension.at",
@@ -25,25 +25,25 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "fks/research/search/plans.py::_plain",
     ),
     "clocks and settings of this process": (
-        "fks/api/auth.py::Throttle.may_look_up", "fks/api/limits.py::_up",
-        "fks/entry/logins.py::Logins.access_token", "fks/entry/logins.py::Logins._check_lock",
-        "fks/entry/account_limits.py::_limit", "fks/api/routes/auth.py::_answer", "fks/api/gateway.py::Replica.beat",
-        "fks/api/routes/webhooks.py::_count_refused",
+        "fks/interfaces/api/auth.py::Throttle.may_look_up", "fks/interfaces/api/limits.py::_up",
+        "fks/interfaces/entry/logins.py::Logins.access_token", "fks/interfaces/entry/logins.py::Logins._check_lock",
+        "fks/interfaces/entry/account_limits.py::_limit", "fks/interfaces/api/routes/auth.py::_answer", "fks/interfaces/api/gateway.py::Replica.beat",
+        "fks/interfaces/api/routes/webhooks.py::_count_refused",
     ),
     "rows of PostgreSQL, and values that our processes published": (
-        "fks/entry/account_limits.py::gauges_of", "fks/entry/account_limits.py::limits_of",
-        "fks/api/routes/market.py::_of_bars", "fks/api/routes/market.py::_number",
+        "fks/interfaces/entry/account_limits.py::gauges_of", "fks/interfaces/entry/account_limits.py::limits_of",
+        "fks/interfaces/api/routes/market.py::_of_bars", "fks/interfaces/api/routes/market.py::_number",
     ),
     "answers of our own scripts in Redis": (
-        "fks/api/limits.py::RequestLimits._take", "fks/api/idempotency.py::Idempotency.begin",
+        "fks/interfaces/api/limits.py::RequestLimits._take", "fks/interfaces/api/idempotency.py::Idempotency.begin",
     ),
     "a text of fixed length, or signed by us": (
-        "fks/api/tracing.py::trace_of", "fks/entry/logins.py::Logins.session_of",
+        "fks/interfaces/api/tracing.py::trace_of", "fks/interfaces/entry/logins.py::Logins.session_of",
     ),
     "JSON that we wrote ourselves": (
-        "fks/api/auth.py::use_ticket", "fks/entry/emergency_stop.py::EmergencyStop._answer",
-        "fks/api/graphql/calls.py::call", "fks/api/idempotency.py::Idempotency._opened",
-        "fks/api/jobs.py::submit_once", "fks/entry/why.py::Why._trace", "fks/research/search/ledger.py",
+        "fks/interfaces/api/auth.py::use_ticket", "fks/interfaces/entry/emergency_stop.py::EmergencyStop._answer",
+        "fks/interfaces/api/graphql/calls.py::call", "fks/interfaces/api/idempotency.py::Idempotency._opened",
+        "fks/interfaces/api/jobs.py::submit_once", "fks/interfaces/entry/why.py::Why._trace", "fks/research/search/ledger.py",
     ),
 }  # fmt: skip
 

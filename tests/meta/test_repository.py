@@ -150,7 +150,7 @@ def test_every_query_is_described_and_called() -> None:
 def test_every_command_of_the_table_exists_and_helps() -> None:
     import click
 
-    from fks.cli import COMMANDS, cli
+    from fks.interfaces.cli import COMMANDS, cli
 
     with click.Context(cli) as context:
         for name in COMMANDS:

@@ -66,7 +66,7 @@ class Rising(Strategy):
 
 
 #: what the script `fks` does
-COMMAND = "import sys; from fks.cli import main; sys.exit(main())"
+COMMAND = "import sys; from fks.interfaces.cli import main; sys.exit(main())"
 
 
 def run(tmp_path: Path, *arguments: str) -> str:
@@ -134,7 +134,7 @@ def test_strategy_file_in_a_folder_is_found_and_evaluated(tmp_path: Path) -> Non
 def test_entry_points_of_the_distribution_can_be_loaded(tmp_path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     points = [*project["scripts"].values(), *(p for group in project["entry-points"].values() for p in group.values())]
-    assert points == ["fks.cli:main", "actors.commands"]
+    assert points == ["fks.interfaces.cli:main", "actors.commands"]
     for point in points:
         module, _, name = point.partition(":")
         run(tmp_path, "-c", f"import {module} as found; assert {f'callable(found.{name})' if name else 'found'}")

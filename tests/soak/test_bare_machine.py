@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fks.web.assets import VENDOR
+from fks.interfaces.web.assets import VENDOR
 from tests.support.bare_machine import (
     INIT,
     PYTHON,
@@ -155,7 +155,9 @@ def image(place: Path) -> Iterator[Image]:
 
 def test_image_carries_its_files_and_serves_as_its_user(image: Image) -> None:
     assert image.run(["fks", "--version"]).stdout.startswith("fks, version ")
-    site = image.run(["python", "-c", "import fks.web; print(fks.web.__path__[0])"]).stdout.strip()
+    site = image.run(
+        ["python", "-c", "import fks.interfaces.web; print(fks.interfaces.web.__path__[0])"]
+    ).stdout.strip()
     pages = {path.name for path in (image.machine.files / site[1:] / "vendor").iterdir() if path.stat().st_size > 0}
     assert set(VENDOR) <= pages
     assert (image.machine.files / site[1:] / "guide" / "index.html").is_file()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import run
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
 from fks.store.db import Database
 from fks.store.tokens import ensure_local_token
 from tests.support.gateway import Running, running

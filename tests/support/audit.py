@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fks.chaos.auditor import audit_evidence, made_by
-from fks.chaos.evidence import Baseline, collect, take_baseline
-from fks.chaos.outside import Outside
 from fks.clock import RealClock
 from fks.config.paths import Paths
+from fks.lab.chaos.auditor import audit_evidence, made_by
+from fks.lab.chaos.evidence import Baseline, collect, take_baseline
+from fks.lab.chaos.outside import Outside
 from tests.support.invariants import assert_none, audit_findings
 from tests.support.system import System
 from tests.support.waiting import wait_until

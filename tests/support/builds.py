@@ -26,7 +26,7 @@ def make_build(root: Path, name: str, *, change: tuple[str, str] = ("fks/__init_
     (place / "others.pth").write_text("".join(f"{entry}\n" for entry in site.getsitepackages()))
     with (place / change[0]).open("a") as file:
         file.write(change[1])
-    for program, module in (("fks", "fks.cli"), ("ray", "ray.scripts.scripts")):
+    for program, module in (("fks", "fks.interfaces.cli"), ("ray", "ray.scripts.scripts")):
         script = build / "bin" / program
         script.write_text(SCRIPT.format(python=build / "bin" / "python", module=module))
         script.chmod(0o755)

@@ -26,9 +26,9 @@ import pytest
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "fks.cli.sim",
-        "fks.sim.server",
-        "fks.sim.kraken.account",
+        "fks.interfaces.cli.sim",
+        "fks.lab.sim.server",
+        "fks.lab.sim.kraken.account",
         "tests.support.ai_process",
         "tests.support.collecting",
         "tests.support.forecast_process",

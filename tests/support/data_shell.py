@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, run
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, run
 
 
 class Shell:

@@ -16,8 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.chaos.auditor import Evidence, audit_evidence
 from fks.config.settings import DatabaseSettings
+from fks.lab.chaos.auditor import Evidence, audit_evidence
 from fks.model import ids
 from fks.model.order import OrderType, TimeInForce
 from fks.store.bus import WAKE, Bus

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fks.chaos.evidence import Baseline
+from fks.lab.chaos.evidence import Baseline
 from tests.support.audit import assert_sound
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.system import System

@@ -13,15 +13,15 @@ from typing import Any
 import httpx
 import uvicorn
 
-from fks.api.app import create_app
-from fks.api.gateway import Deps
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import AlertsSettings, Settings
+from fks.interfaces.api.app import create_app
+from fks.interfaces.api.gateway import Deps
+from fks.interfaces.web.pages import host_router
+from fks.interfaces.web.pages import router as pages
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, TokenStore
-from fks.web.pages import host_router
-from fks.web.pages import router as pages
 from tests.support.ports import CollectingLog
 from tests.support.raw_redis import raw_redis
 from tests.support.waiting import until

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from fks.api.graphql.reads import Read
+from fks.interfaces.api.graphql.reads import Read
 
 _NAMES = {bool: "Boolean", int: "Long", float: "Float", str: "String"}
 

@@ -15,7 +15,7 @@ from typing import Any
 from fks.clock import RealClock
 from fks.clock.waiting import end_task
 from fks.config.settings import Http, Settings, VenueSettings
-from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.model.order import OrderType, Outcome
 from fks.store.bus import Bus
 from fks.store.db import Database

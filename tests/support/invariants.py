@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from fks.chaos.auditor import UNDECIDED, Audit, Evidence, audit_evidence
-from fks.chaos.fold import journal_errors
+from fks.lab.chaos.auditor import UNDECIDED, Audit, Evidence, audit_evidence
+from fks.lab.chaos.fold import journal_errors
 from fks.store.db import Database
 from tests.support.invariant_error import InvariantError
 from tests.support.journal import rows_at_one_moment

@@ -39,7 +39,18 @@ async def held_exchange(
 ) -> AsyncIterator[dict[str, Any]]:
     """Run the local exchange on held tapes, as a process of its own. It takes any number of stops."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "fks.cli", "sim", "exchange", "--port", "0", "--json", "--data-dir", str(home)),
+        *(
+            sys.executable,
+            "-m",
+            "fks.interfaces.cli",
+            "sim",
+            "exchange",
+            "--port",
+            "0",
+            "--json",
+            "--data-dir",
+            str(home),
+        ),
         *(text for tape in tapes for text in ("--tape", str(tape))),
         *("--fills", "tape", "--hold", "--start", datetime.fromtimestamp(opens_ns // 10**9, UTC).isoformat()),
         *("--balance", f"USDT={cash}"),

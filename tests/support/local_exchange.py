@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from fks.cli import main
+from fks.interfaces.cli import main
 from tests.support.children import Child
 from tests.support.free_port import free_port
 

@@ -12,7 +12,7 @@ from fks.bridge.mt5.platform import Mt5Login, Mt5Platform
 from fks.bridge.peer.bridge import Bridge
 from fks.bridge.peer.journal import EpochJournal
 from fks.bridge.peer.server import BridgeKilled
-from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
+from fks.lab.sim.mt5 import SimulatedTerminal, TerminalOptions
 
 START_MS = 1_764_000_000_000
 ACCOUNT = "5001"

@@ -12,7 +12,7 @@ from typing import Any
 from fks.bridge.mt5.agent import AgentOptions, agent_config, start_agent
 from fks.bridge.mt5.platform import Mt5Login
 from fks.clock import RealClock
-from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
+from fks.lab.sim.mt5 import SimulatedTerminal, TerminalOptions
 
 LOGIN = 5001
 ON = frozenset(

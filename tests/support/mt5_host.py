@@ -20,7 +20,7 @@ from typing import Any
 from fks.bridge.mt5.agent import AgentOptions, Mt5Agent, agent_config
 from fks.bridge.mt5.platform import Mt5Login, magic_of
 from fks.bridge.peer.server import BridgeKilled
-from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
+from fks.lab.sim.mt5 import SimulatedTerminal, TerminalOptions
 from tests.support import conversations, nt8_host
 from tests.support.conversations import Step
 

@@ -26,10 +26,10 @@ from fks.bridge.ninja import strict_json
 from fks.bridge.ninja.auth import client_mac
 from fks.clock import RealClock
 from fks.clock.waiting import end_task
+from fks.lab.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.model.ninja import FINAL, MT5, RequestState
 from fks.model.order import TERMINAL, State
 from fks.model.signal import Kind
-from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore

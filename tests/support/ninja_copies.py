@@ -15,12 +15,12 @@ from fks.bridge.ninja_link.service import NinjaLink
 from fks.bridge.peer.bridge import BridgeConfig
 from fks.clock import RealClock
 from fks.config.settings import Http, Ninja, Risk, Settings, VenueSettings
+from fks.lab.sim.nt8.server import BridgeServer, ServerOptions
 from fks.model.futures import contract_of
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.ninja import NinjaRequest
 from fks.model.order import Side
 from fks.model.signal import Kind
-from fks.sim.nt8.server import BridgeServer, ServerOptions
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.trading.order_manager.ninja_rows import NinjaRows

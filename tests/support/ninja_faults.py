@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 from fks.bridge.ninja.messages import order_name
 from fks.clock.waiting import end_task
+from fks.lab.sim.nt8.server import front_contract
 from fks.model.errors import OutageError
 from fks.model.ninja import FINAL, NINJA, BridgePlatform, NinjaEvent, NinjaRequest, RequestKind, RequestState
-from fks.sim.nt8.server import front_contract
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
 from tests.support import mono, ninja_link_process, nt8_host

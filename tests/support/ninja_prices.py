@@ -11,11 +11,11 @@ from pathlib import Path
 
 from fks.clock import Clock
 from fks.config.settings import Data, Ninja, Settings
+from fks.lab.sim.nt8.server import BridgeServer, ServerOptions
 from fks.market.exchanges.ninja.exchange import NinjaExchange
 from fks.market.exchanges.registry import make_exchange
 from fks.model.ports import Budget
 from fks.model.timeframe import NS, to_ns
-from fks.sim.nt8.server import BridgeServer, ServerOptions
 from tests.support.ports import CollectingLog
 
 MONDAY_NS = 1_738_594_800 * NS  # 2025-02-03 15:00 UTC, 09:00 in Chicago: Globex is open, ES 03-25 the front month

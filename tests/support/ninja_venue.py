@@ -15,11 +15,11 @@ from typing import Any
 from fks.bridge.ninja_link.service import NinjaLink
 from fks.bridge.peer.bridge import BridgeConfig
 from fks.clock import RealClock
+from fks.lab.sim.nt8.server import BridgeServer, ServerOptions, front_contract
 from fks.model.ids import client_order_id
 from fks.model.ninja import NinjaRequest
 from fks.model.order import Fill, Order, OrderType, Report, Role, Side, State
 from fks.model.ports import VenueEvent
-from fks.sim.nt8.server import BridgeServer, ServerOptions, front_contract
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.trading.order_manager.ninja_rows import NinjaRows

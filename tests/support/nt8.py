@@ -11,8 +11,8 @@ from typing import Any
 
 from fks.bridge.peer.bridge import Bridge, BridgeConfig
 from fks.bridge.peer.journal import EpochJournal
-from fks.sim.nt8.platform import SimulatedNinjaTrader
-from fks.sim.nt8.unkindness import KIND, Unkindness
+from fks.lab.sim.nt8.platform import SimulatedNinjaTrader
+from fks.lab.sim.nt8.unkindness import KIND, Unkindness
 
 START_MS = 1_738_594_800_000  # 2025-02-03 15:00 UTC: ES 03-25 is the front month
 ES = "ES 03-25"

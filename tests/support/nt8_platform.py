@@ -17,8 +17,8 @@ from fks.bridge.ninja.signals import LinkSignalState
 from fks.bridge.ninja_link.link import Link, system_draws
 from fks.bridge.peer.bridge import BridgeConfig
 from fks.clock import RealClock
-from fks.sim.nt8.server import BridgeServer, ServerOptions, front_contract, start
-from fks.sim.nt8.unkindness import KIND, Unkindness
+from fks.lab.sim.nt8.server import BridgeServer, ServerOptions, front_contract, start
+from fks.lab.sim.nt8.unkindness import KIND, Unkindness
 from tests.support.waiting import until
 
 ACCOUNT = "Sim101"

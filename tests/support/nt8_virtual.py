@@ -17,7 +17,7 @@ from fks.bridge.peer.bridge import Bridge, BridgeConfig
 from fks.bridge.peer.journal import EpochJournal
 from fks.bridge.peer.platform import PlatformBar, PlatformOrder, PlatformQuote
 from fks.bridge.peer.sessions import BridgeSessions, Output
-from fks.sim.nt8.platform import SimulatedNinjaTrader
+from fks.lab.sim.nt8.platform import SimulatedNinjaTrader
 from tests.support import conversations
 from tests.support.conversations import Step, Variables
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
-from fks.api.app import schema
+from fks.interfaces.api.app import schema
 from fks.model.futures.contract import front_month
 from fks.store.db import Database
 from tests.support.gateway import Running

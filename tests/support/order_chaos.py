@@ -28,10 +28,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fks.chaos.auditor import Evidence, audit_evidence, net
-from fks.chaos.cover import CoverWatch, Sample, SmallestAmounts
-from fks.chaos.run import OPEN_PAGES
 from fks.config.settings import DatabaseSettings
+from fks.lab.chaos.auditor import Evidence, audit_evidence, net
+from fks.lab.chaos.cover import CoverWatch, Sample, SmallestAmounts
+from fks.lab.chaos.run import OPEN_PAGES
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce
 from fks.model.signal import Kind

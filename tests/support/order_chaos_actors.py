@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from fks.chaos.auditor import RequestEvidence as Promise
 from fks.clock import RealClock
 from fks.config.settings import Http, Settings
-from fks.entry.execution import ExecutionEntry
-from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
-from fks.entry.webhooks import Webhooks
+from fks.interfaces.entry.execution import ExecutionEntry
+from fks.interfaces.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
+from fks.interfaces.entry.webhooks import Webhooks
+from fks.lab.chaos.auditor import RequestEvidence as Promise
 from fks.model.errors import OutageError
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from fks.chat.service import serve, services_of
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import AuthSettings, Chat, Http
-from fks.entry.logins import Logins
+from fks.interfaces.chat.service import serve, services_of
+from fks.interfaces.entry.logins import Logins
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.users import UserStore

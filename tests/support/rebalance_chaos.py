@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from fks.config.settings import DatabaseSettings
-from fks.entry.rebalancing import Rebalancing
+from fks.interfaces.entry.rebalancing import Rebalancing
 from fks.model.errors import InputError, OutageError
 from fks.model.order import Fill, Side
 from fks.store.bus import Bus

@@ -20,7 +20,7 @@ import numpy as np
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, VenueSettings
-from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger, Rebalancing, instance_of
+from fks.interfaces.entry.rebalancing import RebalanceDriver, RebalanceTrigger, Rebalancing, instance_of
 from fks.model.order import TERMINAL
 from fks.model.tape import Tape
 from fks.model.timeframe import NS, bar_start, to_ns

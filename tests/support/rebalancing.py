@@ -13,7 +13,7 @@ import pytest
 
 from fks.clock import Clock
 from fks.config.settings import Costs
-from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger, Rebalancing, instance_of
+from fks.interfaces.entry.rebalancing import RebalanceDriver, RebalanceTrigger, Rebalancing, instance_of
 from fks.model.errors import InputError
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import ccxt.pro
 
-from fks.cli import main
+from fks.interfaces.cli import main
 from tests.support.children import Child
 
 SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "market" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"

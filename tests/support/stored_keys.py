@@ -15,7 +15,7 @@ from fks.config.endpoints import load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings, Settings, VenueSettings
-from fks.entry.credentials import Credentials
+from fks.interfaces.entry.credentials import Credentials
 from fks.store.credentials import CredentialStore
 from fks.store.db import Database
 from fks.trading.credentials.carrier import KeyCarrier

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import psutil
 
-from fks.cli.status import find_status
 from fks.config.paths import Paths
+from fks.interfaces.cli.status import find_status
 from fks.system.process import ray_names
 from tests.support.waiting import wait_until
 

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fks.clock import RealClock
 from fks.config.secrets import derived
 from fks.config.settings import Http
-from fks.web.app import create_app
-from fks.web.assets import AssetFiles
-from fks.web.client import GatewayClient
-from fks.web.site import SiteDeps
+from fks.interfaces.web.app import create_app
+from fks.interfaces.web.assets import AssetFiles
+from fks.interfaces.web.client import GatewayClient
+from fks.interfaces.web.site import SiteDeps
 from tests.support.gateway import Running, Server
 from tests.support.ports import CollectingLog
 from tests.support.users import PASSWORD, add_user, enrol

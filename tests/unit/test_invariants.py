@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fks.chaos.auditor import CHECKS, Audit, Evidence, RequestEvidence, Violation, audit_evidence
+from fks.lab.chaos.auditor import CHECKS, Audit, Evidence, RequestEvidence, Violation, audit_evidence
 from tests.support.fills import PlainFill, assert_same_fills
 from tests.support.invariants import (
     REST_S,

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.faults.rig import Sample
 from benchmarks.faults.serving import ENDED, ENTRIES_MIN, Entry, denied_without_feed, served_at
 from benchmarks.recovery import Line, problems, table, written
-from fks.chaos.auditor import Audit, Violation
+from fks.lab.chaos.auditor import Audit, Violation
 from tests.support.feed_faults import WIRES, Exercised
 
 FAULT = 100.0

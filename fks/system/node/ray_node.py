@@ -45,7 +45,7 @@ _ENV = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is an outage of 4.6 s, with Ray's defaults 29 s
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "5",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "fks.api.serve_proxy.middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "fks.interfaces.api.serve_proxy.middlewares",
     "RAY_ROTATION_MAX_BYTES": "20000000",
     "RAY_ROTATION_BACKUP_COUNT": "2",
     "RAY_DEDUP_LOGS": "0",

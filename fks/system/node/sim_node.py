@@ -88,7 +88,7 @@ def sim_command(files: SimFiles, settings: Settings) -> list[str]:
     """Return the command line of the exchange (no secret in it)."""
     sim = settings.sim
     command = [
-        *module("fks.cli", "sim", "exchange"),
+        *module("fks.interfaces.cli", "sim", "exchange"),
         "--json",
         "--port",
         str(sim.port),

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from fks.config.settings import Http
 from fks.config.urls import is_on_this_host
 
-#: A client's address as the pages (`fks.web`) saw it, with the proof that they wrote it.
+#: A client's address as the pages (`fks.interfaces.web`) saw it, with the proof that they wrote it.
 CLIENT_HEADER = "x-fks-client"
 _FORWARDED = ("x-forwarded-", "forwarded", "x-real-ip", "via", CLIENT_HEADER)  # names of proxies' headers begin so
 

@@ -15,16 +15,16 @@ from typing import Any
 import orjson
 from ccxt.hyperliquid import hyperliquid
 
+from fks.lab.sim.atoms import show
+from fks.lab.sim.calls import Call, RequestRules
+from fks.lab.sim.endpoints import Endpoint
+from fks.lab.sim.entry import NewOrder
+from fks.lab.sim.errors import ApiError, refusal
+from fks.lab.sim.exchange import LocalExchange
+from fks.lab.sim.front import Arrived, Front
+from fks.lab.sim.orders import SimFill, SimOrder
+from fks.lab.sim.params import Params
 from fks.model.decimals import plain
-from fks.sim.atoms import show
-from fks.sim.calls import Call, RequestRules
-from fks.sim.endpoints import Endpoint
-from fks.sim.entry import NewOrder
-from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import LocalExchange
-from fks.sim.front import Arrived, Front
-from fks.sim.orders import SimFill, SimOrder
-from fks.sim.params import Params
 
 PAGE = 10  # executions of one answer, and those of its last millisecond: fewer than a client expects
 NONCES = 100  # kept of a wallet

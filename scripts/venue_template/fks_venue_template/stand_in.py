@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fks.sim.atoms import show
-from fks.sim.calls import Call, RequestRules
-from fks.sim.endpoints import Endpoint
-from fks.sim.entry import NewOrder
-from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import LocalExchange
-from fks.sim.front import Arrived, Front, json_values
-from fks.sim.keys import KeyRule
-from fks.sim.orders import SimFill, SimOrder
-from fks.sim.params import Params
+from fks.lab.sim.atoms import show
+from fks.lab.sim.calls import Call, RequestRules
+from fks.lab.sim.endpoints import Endpoint
+from fks.lab.sim.entry import NewOrder
+from fks.lab.sim.errors import ApiError, refusal
+from fks.lab.sim.exchange import LocalExchange
+from fks.lab.sim.front import Arrived, Front, json_values
+from fks.lab.sim.keys import KeyRule
+from fks.lab.sim.orders import SimFill, SimOrder
+from fks.lab.sim.params import Params
 
 PREFIX = "/template/v1/"
 PAGE = 10  # executions of one answer: fewer than a client expects

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fks.cli.base import OK, USAGE
 from fks.config.settings import Ai
+from fks.interfaces.cli.base import OK, USAGE
 from fks.research.jobs.documents import run_documents, with_provider
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore

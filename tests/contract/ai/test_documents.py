@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fks.ai.chunks import chunks_of, document_id
-from fks.cli.base import FAILED, OK, USAGE
+from fks.interfaces.cli.base import FAILED, OK, USAGE
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from fks.research.jobs.documents import KIND, run_documents, submit_pending

@@ -24,8 +24,8 @@ from fks.ai.engines import (
     engine_of,
     external_weights,
 )
-from fks.cli.base import OK, USAGE
 from fks.config.paths import Paths
+from fks.interfaces.cli.base import OK, USAGE
 from fks.model.errors import InputError, OutageError, PeerError, Problem
 from fks.model.timeframe import NS
 from fks.research.jobs.documents import submit_pending

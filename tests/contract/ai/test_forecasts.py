@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from fks.ai.forecast import LinearModel, features, inputs_hashes, panel_of
-from fks.cli.base import OK, USAGE
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.interfaces.cli.base import OK, USAGE
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, iso, to_datetime, to_ns

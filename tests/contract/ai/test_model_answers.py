@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from fks.ai.engines import Completed, Completion, Embedding, InferenceQueue, TextTaker, engine_of
-from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE
+from fks.interfaces.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.model.errors import OutageError
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
@@ -384,7 +384,9 @@ async def test_command_prints_an_answer_as_it_is_written_and_ctrl_c_ends_it(
     gateway: Running, seeded: Database, processes: Processes, fks: Fks, tmp_path: Path
 ) -> None:
     await serve(seeded, tmp_path)
-    command = "import sys; from fks.cli import cli; from fks.cli.base import run; sys.exit(run(cli))"
+    command = (
+        "import sys; from fks.interfaces.cli import cli; from fks.interfaces.cli.base import run; sys.exit(run(cli))"
+    )
     argv = ["-c", command, "--home", str(tmp_path), "ai", "ask", *QUESTION["question"].split(), "--collection", "user"]
     for is_stopped in (False, True):
         engine = Writing()

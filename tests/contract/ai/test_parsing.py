@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fks.ai.chunks import Kind, chunks_of, document_id
-from fks.cli.base import OK
+from fks.interfaces.cli.base import OK
 from fks.model.errors import InputError
 from fks.research.jobs import parsing as reading
 from fks.store.db import Database

@@ -22,13 +22,13 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from fks.api import policy
-from fks.api.app import table
-from fks.api.graphql.reads import Read, reads_of
+from fks.interfaces.api import policy
+from fks.interfaces.api.app import table
+from fks.interfaces.api.graphql.reads import Read, reads_of
+from fks.interfaces.web.registry import PAGES
 from fks.model import ids
 from fks.model.order import Role
 from fks.store.db import Database
-from fks.web.registry import PAGES
 from tests.support.gateway import Running, hashes_of, running
 from tests.support.graphql import query_text
 from tests.support.users import add_user, bearer, enrol, log_in

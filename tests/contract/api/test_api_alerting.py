@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fks.cli.screen import first_screen
 from fks.clock import RealClock
 from fks.config.endpoints import load_node, save_node
 from fks.config.settings import Settings, VenueSettings
+from fks.interfaces.cli.screen import first_screen
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import FactStore

@@ -14,10 +14,10 @@ import httpx
 import numpy as np
 import pytest
 
-from fks.cli import jobs
-from fks.cli.base import OK, USAGE
-from fks.cli.portfolio import allocate as allocate_command
 from fks.config.settings import Settings
+from fks.interfaces.cli import jobs
+from fks.interfaces.cli.base import OK, USAGE
+from fks.interfaces.cli.portfolio import allocate as allocate_command
 from fks.research.jobs.actions import ACTIONS, checked_params
 from fks.research.jobs.runner import run_one
 from fks.store.db import Database

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fks.api.app import routes_of, table
-from fks.api.auth import FAILURES_MAX, OPEN, scope_of
+from fks.interfaces.api.app import routes_of, table
+from fks.interfaces.api.auth import FAILURES_MAX, OPEN, scope_of
 from tests.support.gateway import Running
 
 OPEN_ROUTES = {"/health", "/api/health", "/ready", "/"}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from fks.api import client as queue
-from fks.api import window
-from fks.api.client import SocketClient
-from fks.api.hub import Hub
-from fks.api.routes import stream
+from fks.interfaces.api import client as queue
+from fks.interfaces.api import window
+from fks.interfaces.api.client import SocketClient
+from fks.interfaces.api.hub import Hub
+from fks.interfaces.api.routes import stream
 from fks.store.db import Database
 from tests.support.gateway import Running
 from tests.support.listening import STORED, bar_message

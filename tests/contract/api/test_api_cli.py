@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
-from fks.cli.client import error_of
-from fks.cli.screen import first_screen
-from fks.cli.up import print_running
 from fks.config.endpoints import NodeEndpoints, load_node, save_node
 from fks.config.load import load_settings
 from fks.config.machine import process_space
 from fks.config.paths import Paths
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
+from fks.interfaces.cli.client import error_of
+from fks.interfaces.cli.screen import first_screen
+from fks.interfaces.cli.up import print_running
 from fks.model.errors import ConfigError
 from fks.store.db import Database
 from fks.store.tokens import TokenStore, ensure_local_token
@@ -267,7 +267,7 @@ async def test_the_local_token_is_made_once_kept_and_admitted(seeded: Database, 
     ],
 )
 def test_every_gateway_error_has_an_exit_code(status: int, problem: object, code: int) -> None:
-    from fks.cli.base import exit_code
+    from fks.interfaces.cli.base import exit_code
 
     assert exit_code(error_of(status, problem)) == code
 

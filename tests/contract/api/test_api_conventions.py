@@ -12,9 +12,9 @@ import asyncpg
 import httpx
 import pytest
 
-from fks.api.app import routes_of, table
-from fks.api.idempotency import KEPT_S, RUNNING_S, has_own_key, is_kept_here
-from fks.api.policy import FREE, JOURNALED, READS
+from fks.interfaces.api.app import routes_of, table
+from fks.interfaces.api.idempotency import KEPT_S, RUNNING_S, has_own_key, is_kept_here
+from fks.interfaces.api.policy import FREE, JOURNALED, READS
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.gateway import Running, running

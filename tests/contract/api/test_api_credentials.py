@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from fks.cli.checkup import plain_keys, stored_faults
 from fks.config.credentials import VenueKey, load_keys
 from fks.config.paths import Paths
 from fks.config.problems import ValueSource
 from fks.config.settings import VenueSettings
+from fks.interfaces.cli.checkup import plain_keys, stored_faults
 from fks.model.health import DEGRADED
 from fks.store.credentials import CredentialStore
 from fks.store.db import Database
@@ -197,7 +197,7 @@ def test_no_line_of_a_private_key_is_logged() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no order manager: none runs."""
-    monkeypatch.setattr("fks.cli.secrets.WAIT_S", 0.1)
+    monkeypatch.setattr("fks.interfaces.cli.secrets.WAIT_S", 0.1)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ async def test_span_with_too_many_bars_is_refused(
     gateway: Running, seeded: Database, fks: Fks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await seed(seeded)
-    monkeypatch.setattr("fks.entry.denials.BARS_MAX", len(CLOSES) - 2)
+    monkeypatch.setattr("fks.interfaces.entry.denials.BARS_MAX", len(CLOSES) - 2)
     code, _, err = await fks("denials", "cost", "--since", "1h")
     assert code != 0
     assert "more than 5 1m bars of BTCUSDT" in err

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from fks.api.app import schema
+from fks.interfaces.api.app import schema
 from tests.support.gateway import Running
 from tests.support.soak_cases import soaked
 

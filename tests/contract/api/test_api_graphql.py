@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis_graphql import queries
 from pydantic import BaseModel
 
-from fks.api.app import schema as openapi_of
-from fks.api.graphql.reads import Read, filled, reads_of
-from fks.api.graphql.schema import GraphQL
+from fks.interfaces.api.app import schema as openapi_of
+from fks.interfaces.api.graphql.reads import Read, filled, reads_of
+from fks.interfaces.api.graphql.schema import GraphQL
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.store.operations import OperationStore

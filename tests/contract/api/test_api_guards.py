@@ -12,9 +12,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from fks.api import policy
-from fks.api.app import table
-from fks.api.auth import OPEN
+from fks.interfaces.api import policy
+from fks.interfaces.api.app import table
+from fks.interfaces.api.auth import OPEN
 from fks.store.audit import AuditEntry, AuditStore
 from fks.store.db import Database
 from fks.store.tokens import SCOPES

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
-from fks.cli.base import OK
 from fks.config.settings import Settings
+from fks.interfaces.cli.base import OK
 from fks.model.timeframe import to_ns
 from fks.research.jobs.schedule import write_journal
 from fks.store.db import Database

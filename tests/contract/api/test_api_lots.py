@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from fks.cli.base import OK, USAGE
-from fks.cli.lots import COLUMNS
+from fks.interfaces.cli.base import OK, USAGE
+from fks.interfaces.cli.lots import COLUMNS
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running

@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from fks.api.routes import history
+from fks.interfaces.api.routes import history
 from fks.model.bar import PublicTrade
 from fks.model.market import Book, Quote
 from fks.model.timeframe import NS
@@ -136,7 +136,7 @@ async def test_newest_price_is_returned_without_postgresql(redis_url: str, tmp_p
     )
     away = "postgresql://fks:x@127.0.0.1:1/fks"
     async with serving(away, redis_url, tmp_path, {"read": "x"}, database={"retry_s": 0.1}) as gateway:
-        from fks.api.routes.market import latest as route
+        from fks.interfaces.api.routes.market import latest as route
 
         answer = await route(gateway.app.state.gateway, None, "btc/usdt")  # type: ignore[arg-type]
         other = await route(gateway.app.state.gateway, None, "kraken:BTC/USD")  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, run
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, run
 from fks.model.ninja import LinkReport
 from fks.store.db import Database
 from fks.store.leases import raise_epoch

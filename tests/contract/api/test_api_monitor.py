@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fks.cli.base import OK
+from fks.interfaces.cli.base import OK
 from fks.store.db import Database
 from fks.system.monitor.health import OWNER_SERVICES
 from tests.support.api_fixtures import Fks

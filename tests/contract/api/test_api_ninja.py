@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fks.bridge.ninja.machine import LIVE
-from fks.cli.base import OK
+from fks.interfaces.cli.base import OK
 from fks.model.ninja import CONNECTED, LinkReport, NinjaEvent, NinjaRequest, RequestKind
 from fks.store.db import Database
 from fks.store.leases import raise_epoch

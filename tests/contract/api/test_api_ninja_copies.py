@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fks.cli.base import OK
+from fks.interfaces.cli.base import OK
 from fks.model.ids import client_order_id, copy_signal_id, intent_id
 from fks.model.ninja import NinjaEvent, NinjaRequest, RequestKind, RequestState
 from fks.model.order import Role

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 import pytest
 
-from fks.cli.base import OK, USAGE
 from fks.clock import RealClock
+from fks.interfaces.cli.base import OK, USAGE
+from fks.lab.sim.nt8.server import front_contract
 from fks.model.futures import contract_of
-from fks.sim.nt8.server import front_contract
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
-from fks.api.app import schema
+from fks.interfaces.api.app import schema
 from fks.store.db import Database
 from tests.support.gateway import Running, running
 

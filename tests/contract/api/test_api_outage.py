@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.api import auth
 from fks.clock import RealClock
+from fks.interfaces.api import auth
 from fks.model.bar import PublicTrade
 from fks.store import migrate
 from fks.store.bus import Bus

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fks.cli.base import OK, USAGE
 from fks.config.settings import Settings
+from fks.interfaces.cli.base import OK, USAGE
 from fks.research.jobs.portfolio_risk import measure_limits
 from fks.research.jobs.valuation import note_portfolio_equity
 from fks.store.db import Database

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from fks.cli.base import OK, USAGE
 from fks.clock import RealClock
 from fks.config.settings import Settings
-from fks.entry.reporting import PortfolioReports
+from fks.interfaces.cli.base import OK, USAGE
+from fks.interfaces.entry.reporting import PortfolioReports
 from fks.research.jobs.valuation import note_portfolio_equity
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks

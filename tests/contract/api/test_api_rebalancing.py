@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fks.cli.base import OK, USAGE
+from fks.interfaces.cli.base import OK, USAGE
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running

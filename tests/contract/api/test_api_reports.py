@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from fks.cli.base import DENIED, OK
 from fks.clock import FakeClock
 from fks.config.settings import Settings
-from fks.entry.reporting import PortfolioReports
+from fks.interfaces.cli.base import DENIED, OK
+from fks.interfaces.entry.reporting import PortfolioReports
 from fks.model.timeframe import to_datetime, to_ns
 from fks.research.jobs.actions import ACTIONS, checked_params
 from fks.research.jobs.schedule import write_journal

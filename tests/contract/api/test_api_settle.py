@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import FAILED, OK, USAGE, run
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import FAILED, OK, USAGE, run
 from fks.model.order import Order, State
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -11,12 +11,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from fks.api import gateway as replica
-from fks.api.client import QUEUE_MAX, SocketClient
-from fks.api.hub import Hub
-from fks.api.routes import stream
-from fks.api.topics import topics_of
 from fks.clock import RealClock
+from fks.interfaces.api import gateway as replica
+from fks.interfaces.api.client import QUEUE_MAX, SocketClient
+from fks.interfaces.api.hub import Hub
+from fks.interfaces.api.routes import stream
+from fks.interfaces.api.topics import topics_of
 from fks.store.bus import BARS, FILLS, ORDERS, Bus
 from tests.support.gateway import Running
 from tests.support.listening import next_of

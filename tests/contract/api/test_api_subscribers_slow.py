@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fks.api import client as queue
-from fks.api.client import SocketClient
-from fks.api.hub import Hub
-from fks.api.routes import stream
+from fks.interfaces.api import client as queue
+from fks.interfaces.api.client import SocketClient
+from fks.interfaces.api.hub import Hub
+from fks.interfaces.api.routes import stream
 from fks.store.db import Database
 from tests.support.gateway import Running
 from tests.support.listening import STORED, next_of, open_socket, say

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from fks.api import client as queue
-from fks.api import subscriptions
-from fks.api.hub import Hub
-from fks.api.routes import stream
+from fks.interfaces.api import client as queue
+from fks.interfaces.api import subscriptions
+from fks.interfaces.api.hub import Hub
+from fks.interfaces.api.routes import stream
 from fks.model.bar import PublicTrade
 from fks.model.market import Quote
 from fks.model.timeframe import NS

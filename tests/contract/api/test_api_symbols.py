@@ -13,7 +13,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from fks.entry.order_entry import OrderRequest
+from fks.interfaces.entry.order_entry import OrderRequest
 from fks.store.bus import BARS, ORDERS, Bus
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import NOT_RUNNING, OK, USAGE, run
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import NOT_RUNNING, OK, USAGE, run
 from fks.store.db import Database
 from fks.store.supervision import HealthRow, TreeJournal
 from fks.store.tokens import ensure_local_token

@@ -20,16 +20,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from fks.api import serve_proxy
-from fks.chaos.outside import Outside
-from fks.cli.client import GatewaySession
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
+from fks.interfaces.api import serve_proxy
+from fks.interfaces.cli.client import GatewaySession
+from fks.interfaces.web.client import BrowserCaller, GatewayClient
+from fks.lab.chaos.outside import Outside
 from fks.model.errors import FksError
 from fks.store.db import Database
 from fks.system.node.probe import http_get
-from fks.web.client import BrowserCaller, GatewayClient
 from tests.support.certificates import certificate
 from tests.support.gateway import Running, Server, running
 from tests.support.waiting import until

@@ -13,9 +13,9 @@ import httpx
 import jwt
 import pytest
 
-from fks.api import auth
 from fks.clock.fake import FakeClock
-from fks.entry.logins import derived
+from fks.interfaces.api import auth
+from fks.interfaces.entry.logins import derived
 from fks.model.errors import Problem
 from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, run
-from fks.cli.checkup import venue_faults
 from fks.config.load import load
 from fks.config.paths import Paths
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, run
+from fks.interfaces.cli.checkup import venue_faults
 from fks.model.errors import ConfigError
 from fks.store.audit import AuditStore
 from fks.store.db import Database

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, USAGE, run
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, USAGE, run
 from fks.model.codes import Code
 from fks.model.order import State
 from fks.model.signal import Kind
@@ -220,7 +220,7 @@ async def test_history_is_complete_when_strategy_code_fails(
     story = await received(fks, "BTCUSDT", iso(BAR_NS))
     why = "one gave no signal; the strategy could not be evaluated: strategy slow: decide() with 60 bars raised "
     assert story["verdict"] == f"{why}OSError: no disk; correct slow.py line 12: `raise OSError('no disk')`"
-    monkeypatch.setattr("fks.entry.why.TRACE_S", 4.0)
+    monkeypatch.setattr("fks.interfaces.entry.why.TRACE_S", 4.0)
     file.write_text(source.format(what="time.sleep(600)"))
     assert "no answer within 4 s" in (await received(fks, "BTCUSDT", iso(BAR_NS)))["verdict"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.web import pages
+from fks.interfaces.web import pages
 from tests.support.gateway import Running, serving
 
 SCRIPT = "document.title = 'ran'"

@@ -16,11 +16,11 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from fks.api.app import table
-from fks.api.auth import OPEN
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.interfaces.api.app import table
+from fks.interfaces.api.auth import OPEN
 from fks.store.db import Database
 from fks.store.tokens import ensure_local_token
 from tests.support.gateway import Running, hashes_of, running, serving

@@ -16,11 +16,11 @@ from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from fks.cli import cli
-from fks.cli.base import USAGE, run
-from fks.cli.why import lines_of
-from fks.entry.order_entry import PROPOSAL_S
-from fks.mcp import TOOLS
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import USAGE, run
+from fks.interfaces.cli.why import lines_of
+from fks.interfaces.entry.order_entry import PROPOSAL_S
+from fks.interfaces.mcp import TOOLS
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, TokenStore
@@ -56,7 +56,7 @@ async def stdio(gateway: Running, scope: str, tmp_path: Path, token: str = "") -
     file = tmp_path / f"{scope}.token"
     file.write_text(token or gateway.tokens[scope])
     file.chmod(0o600)
-    args = ["-m", "fks.cli", "--home", str(tmp_path), "mcp", "--url", gateway.url, "--token-file", str(file)]
+    args = ["-m", "fks.interfaces.cli", "--home", str(tmp_path), "mcp", "--url", gateway.url, "--token-file", str(file)]
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
     process = StdioServerParameters(command=sys.executable, args=args, env=env)
     async with stdio_client(process) as (reading, writing), ClientSession(reading, writing) as session:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from fks.api.app import routes_of, schema, table
-from fks.api.auth import OPEN
-from fks.api.exact import BODY_MAX
+from fks.interfaces.api.app import routes_of, schema, table
+from fks.interfaces.api.auth import OPEN
+from fks.interfaces.api.exact import BODY_MAX
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.system.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY

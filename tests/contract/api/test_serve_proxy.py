@@ -23,7 +23,7 @@ from ray.serve.config import HTTPOptions
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from fks.api import serve_proxy
+from fks.interfaces.api import serve_proxy
 from tests.support.certificates import certificate
 from tests.support.waiting import wait_until
 

@@ -17,12 +17,12 @@ import orjson
 import pandas
 import pytest
 
-from fks.cli import cli
-from fks.cli.backtest import sparkline
-from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Costs, Risk
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.backtest import sparkline
+from fks.interfaces.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.model.bar import Bars, Feature
 from fks.model.calendars import calendar_of
 from fks.model.errors import InputError

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from fks.cli import backtest, cli
-from fks.cli.base import OK, USAGE, run
+from fks.interfaces.cli import backtest, cli
+from fks.interfaces.cli.base import OK, USAGE, run
 
 SPAN = ("--from", "2026-03-02", "--to", "2026-03-09", "--tape", "sample")
 

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import FAILED, OK, USAGE, run
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Research, Settings
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import FAILED, OK, USAGE, run
 from fks.research.jobs.runner import run_one
 from fks.store.bars import BarStore
 from fks.store.db import Database

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.chat import bot, discord
+from fks.interfaces.chat import bot, discord
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.discord import TOKEN, DiscordServer, discord_server

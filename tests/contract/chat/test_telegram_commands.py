@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fks.chat import bot, telegram
 from fks.config.settings import Settings
+from fks.interfaces.chat import bot, telegram
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, USAGE, run
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, USAGE, run
 
 
 @pytest.fixture

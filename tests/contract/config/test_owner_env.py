@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, USAGE, run
 from fks.config.load import given_passwords, load
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, USAGE, run
 from fks.model.errors import ConfigError
 
 README = """\

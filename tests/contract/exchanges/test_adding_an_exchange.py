@@ -61,14 +61,20 @@ async def test_package_and_registry_line_make_an_exchange(added: str, log: Colle
 
 def test_no_code_outside_its_package_names_an_exchange() -> None:
     """Except the one that the local exchange imitates, which is the default, and a bridge: venues have the same
-    names. `fks/sim/options.py` names the protocols that the local exchange speaks, `dialects` the venues' own."""
+    names. `fks/lab/sim/options.py` names the protocols that the local exchange speaks, `dialects` the venues' own."""
     names = EXCHANGES.keys() - {SIMULATED} - BY_SETTINGS
     found = []
     for path in [*(ROOT / "fks").rglob("*.py"), *(ROOT / "actors").rglob("*.py")]:
         folder = path.relative_to(ROOT).parts
         if folder[:3] == ("fks", "market", "exchanges") and (folder[3] in names or folder[3] == "registry.py"):
             continue
-        if folder == ("fks", "sim", "options.py") or folder[:5] == ("fks", "trading", "venues", "ccxt", "dialects"):
+        if folder == ("fks", "lab", "sim", "options.py") or folder[:5] == (
+            "fks",
+            "trading",
+            "venues",
+            "ccxt",
+            "dialects",
+        ):
             continue
         source = path.read_text()
         if not any(name in source for name in names):

@@ -17,10 +17,10 @@ import orjson
 import pytest
 from aiohttp import web
 
-from fks.cli import cli
-from fks.cli.base import OK, USAGE, run
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, USAGE, run
 from fks.market.exchanges.registry import make_exchange
 from fks.model.cash_flows import Dividend, FetchedEvents, FundingRate, SplitDay
 from fks.model.errors import OutageError, PeerError

@@ -16,10 +16,10 @@ import numpy as np
 import orjson
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, USAGE, run
 from fks.clock import FakeClock
 from fks.config.risk import Risk
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, USAGE, run
 from fks.market.bars.aggregate import aggregate_bars
 from fks.market.files.bars import FileBars, ImportOptions, read_bars
 from fks.market.files.export import export_bars

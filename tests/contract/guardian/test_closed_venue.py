@@ -12,7 +12,7 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Settings
-from fks.entry.emergency_stop import EmergencyStop
+from fks.interfaces.entry.emergency_stop import EmergencyStop
 from fks.model.errors import ConfigError, InputError, OutageError
 from fks.model.ports import Venue
 from fks.store.bus import Bus

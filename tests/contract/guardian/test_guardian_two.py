@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fks.clock import RealClock
 from fks.config.settings import Settings
-from fks.entry.emergency_stop import EmergencyStop
+from fks.interfaces.entry.emergency_stop import EmergencyStop
 from fks.model.timeframe import to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli import kill as kill_module
-from fks.cli.base import run
 from fks.config.paths import Paths
+from fks.interfaces.cli import cli
+from fks.interfaces.cli import kill as kill_module
+from fks.interfaces.cli.base import run
 from fks.trading.guardian.journal import read_kill, read_kills
 from tests.support.guarded_trading import write_positions
 from tests.support.guardian_process import GuardianProcess

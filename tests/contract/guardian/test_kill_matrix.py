@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fks.config.settings import Risk
-from fks.entry.order_entry import OrderEntry
+from fks.interfaces.entry.order_entry import OrderEntry
 from fks.model.order import Side
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fks.chaos.run import OPEN_PAGES
+from fks.lab.chaos.run import OPEN_PAGES
 from fks.model.order import Order, Role, Side, State
 from fks.store.db import Database
 from fks.store.kill import KillStore

@@ -14,9 +14,9 @@ import pytest
 
 from fks.bridge.ninja.messages import GetStatus
 from fks.clock import RealClock
+from fks.lab.sim.nt8.server import BridgeServer, start
+from fks.lab.sim.nt8.unkindness import only
 from fks.model.errors import OutageError
-from fks.sim.nt8.server import BridgeServer, start
-from fks.sim.nt8.unkindness import only
 from fks.trading.guardian.context import GuardianContext
 from fks.trading.guardian.journal import Asked, KillJournal, read_kill
 from fks.trading.guardian.ninja_session import GroupBridge, NinjaSession

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.sim.nt8.server import BridgeServer
+from fks.lab.sim.nt8.server import BridgeServer
 from fks.trading.guardian.context import GuardianContext
 from fks.trading.guardian.ninja_session import GroupBridge, NinjaSession, RuleWatch
 from fks.trading.prop_rules import RuleGroup, shipped_group

@@ -8,10 +8,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE
-from fks.cli.data.store import lasting
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
+from fks.interfaces.cli.base import FAILED, NOT_RUNNING, OK, USAGE
+from fks.interfaces.cli.data.store import lasting
 from fks.store.db import Database
 from tests.support.data_shell import Shell
 from tests.support.local_exchange import LocalExchange

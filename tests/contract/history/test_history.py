@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fks.cli.base import NOT_RUNNING, OK, USAGE
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
+from fks.interfaces.cli.base import NOT_RUNNING, OK, USAGE
 from fks.market.exchanges.registry import make_exchange
 from fks.market.files.sample import load_tape, sample_tape
 from fks.market.history.sync import Sync

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli.base import OK, USAGE
+from fks.interfaces.cli.base import OK, USAGE
 from fks.model.bar import Bar
 from fks.model.market import Suspect
 from fks.model.timeframe import NS

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, run
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Data, Settings
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, run
 from fks.market.history.gaps import DAY_NS
 from fks.market.history.limited_exchange import budget_for
 from fks.market.history.request import fetch_history

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli.checkup import examine
 from fks.config.paths import Paths
+from fks.interfaces.cli.checkup import examine
 from tests.support.health_servers import ntp_server
 
 

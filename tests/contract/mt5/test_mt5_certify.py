@@ -18,12 +18,12 @@ from fks.bridge.mt5.agent import AgentOptions, Mt5Agent, agent_config, start_age
 from fks.bridge.mt5.platform import Mt5Login
 from fks.bridge.ninja.session import Identity
 from fks.bridge.ninja_link.check import Address
-from fks.cli import cli, main
-from fks.cli.base import FAILED, OK, USAGE, run
 from fks.clock import RealClock
 from fks.config.version import installed_version
+from fks.interfaces.cli import cli, main
+from fks.interfaces.cli.base import FAILED, OK, USAGE, run
+from fks.lab.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.model.ninja import MT5
-from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.store.db import Database
 from fks.store.venues import VenueStore
 from fks.trading.venues.certify import VenueCertifier

@@ -13,13 +13,13 @@ from fks.bridge.mt5.agent import AgentOptions, agent_config, start_agent
 from fks.bridge.mt5.platform import Mt5Login
 from fks.clock import RealClock
 from fks.config.settings import Mt5, Settings
+from fks.lab.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.market.exchanges.registry import make_exchange
 from fks.model.account import Environment
 from fks.model.errors import OutageError
 from fks.model.ids import leg_id
 from fks.model.ninja import MT5
 from fks.model.order import Outcome, Role, Side
-from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.trading.venues.ninja.venue import NinjaConfig, NinjaVenue

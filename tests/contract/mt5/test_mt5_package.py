@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from fks.bridge.mt5.agent import load_package, login_of, read_names
-from fks.cli import cli
-from fks.cli.base import OK, USAGE, run
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, USAGE, run
 from fks.model.errors import ConfigError
 from tests.support.mt5_kills import AgentClient
 
 #: a MetaTrader5 as the agent imports it, on the stand-in
 _STAND_IN = """
 import pathlib, time
-from fks.sim.mt5 import SimulatedTerminal, TerminalOptions
+from fks.lab.sim.mt5 import SimulatedTerminal, TerminalOptions
 made = SimulatedTerminal(pathlib.Path("broker"), lambda: time.time_ns() // 1_000_000, TerminalOptions(password="pw"))
 globals().update({name: getattr(made, name) for name in dir(made) if not name.startswith("_")})
 """
@@ -49,10 +49,10 @@ def test_the_agent_of_the_zip_runs_alone(tmp_path: Path) -> None:
     with zipfile.ZipFile(_zip(tmp_path)) as archive:
         archive.extractall(tmp_path)
     folder = tmp_path / "fks-mt5"
-    (folder / "fks" / "sim").mkdir()
-    (folder / "fks" / "sim" / "__init__.py").touch()
-    source = Path(__file__).parents[3] / "fks" / "sim" / "mt5.py"
-    (folder / "fks" / "sim" / "mt5.py").write_bytes(source.read_bytes())
+    (folder / "fks" / "lab" / "sim").mkdir()
+    (folder / "fks" / "lab" / "sim" / "__init__.py").touch()
+    source = Path(__file__).parents[3] / "fks" / "lab" / "sim" / "mt5.py"
+    (folder / "fks" / "lab" / "sim" / "mt5.py").write_bytes(source.read_bytes())
     (folder / "MetaTrader5.py").write_text(_STAND_IN)
     (folder / "agent.env").write_text("MT5_ACCOUNT_NUMBER=5001\nMT5_PASSWORD=pw\n")
     # -S: without the links of an editable installation, which would find the parts that the zip lacks
@@ -74,7 +74,7 @@ def test_the_agent_of_the_zip_runs_alone(tmp_path: Path) -> None:
 
 
 def test_the_simulated_agent_prints_where_it_listens(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fks.cli", "--home", str(tmp_path), "sim", "mt5", "--netting", "--json"]
+    command = [sys.executable, "-m", "fks.interfaces.cli", "--home", str(tmp_path), "sim", "mt5", "--netting", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import FAILED, OK, USAGE, run
-from fks.sim.nt8.server import BridgeServer, start
-from fks.sim.nt8.unkindness import KIND, Unkindness, only
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import FAILED, OK, USAGE, run
+from fks.lab.sim.nt8.server import BridgeServer, start
+from fks.lab.sim.nt8.unkindness import KIND, Unkindness, only
 from tests.support.invariants import assert_once
 from tests.support.ninja import put_secret
 from tests.support.nt8_platform import held, open_position, options, resting

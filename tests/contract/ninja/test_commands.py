@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import NOT_RUNNING, OK, USAGE, run
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import NOT_RUNNING, OK, USAGE, run
 from tests.support.free_port import free_port
 from tests.support.ninja import SECRET, log_event, put_secret
 from tests.support.ninja_server import ScriptedBridge

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.store.bus import Bus

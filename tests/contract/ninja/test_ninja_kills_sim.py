@@ -13,8 +13,8 @@ import pytest
 from fks.bridge.ninja.messages import order_name
 from fks.bridge.peer.bridge import BridgeConfig
 from fks.bridge.peer.server import BridgeKilled
+from fks.lab.sim.nt8.server import ServerOptions, front_contract, start
 from fks.model.ninja import FINAL, NinjaRequest, RequestKind, RequestState
-from fks.sim.nt8.server import ServerOptions, front_contract, start
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
 from tests.support.invariants import assert_once

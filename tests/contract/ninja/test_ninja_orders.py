@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.order_entry import OrderEntry
+from fks.interfaces.entry.order_entry import OrderEntry
 from fks.model.errors import InputError
 from fks.model.ids import leg_id
 from fks.model.ninja import LINE_MAC

@@ -7,8 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.api.relays import relay_of
 from fks.bridge.peer.platform import PlatformOrder
+from fks.interfaces.api.relays import relay_of
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.signal import Kind
 from fks.store.bus import Bus

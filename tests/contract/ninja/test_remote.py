@@ -12,9 +12,9 @@ import pytest
 from fks.bridge.ninja import outputs as o
 from fks.bridge.ninja.session import ClientSession
 from fks.bridge.ninja_link.link import Link, system_draws
-from fks.cli import cli
-from fks.cli.base import NOT_RUNNING, OK, USAGE, run
 from fks.clock import RealClock
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import NOT_RUNNING, OK, USAGE, run
 from tests.support.ninja import SECRET, identity, put_secret
 from tests.support.ninja_server import ScriptedBridge
 from tests.support.waiting import until

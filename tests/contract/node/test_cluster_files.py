@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fks.cli import cli
-from fks.cli.base import run
-from fks.cli.cluster_check import examine, inspect
 from fks.config import env_file
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings, Redis, Settings, Supervision
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
+from fks.interfaces.cli.cluster_check import examine, inspect
 from fks.system.node.boot import BootEntry, unit_text
 from tests.support.bare_machine import INIT, BareMachine
 from tests.support.namespaces import require_namespaces
@@ -225,7 +225,7 @@ def test_systemd_accepts_the_unit(role, tmp_path):
 
 def test_systemd_accepts_the_unit_that_is_written_for_an_account(tmp_path):
     require("systemd-analyze")
-    command = (sys.executable, "-m", "fks.cli", "node", "worker", "--name", "50%$x")
+    command = (sys.executable, "-m", "fks.interfaces.cli", "node", "worker", "--name", "50%$x")
     entry = BootEntry(Paths.of(tmp_path / "my home"), "worker", command, {"FKS_HOME": str(tmp_path / "my home")})
     file = tmp_path / entry.unit
 
@@ -258,7 +258,7 @@ def test_systemd_does_not_try_a_wrong_setting_again():
         path = f"/opt/fks/checkout:/opt/fks/packages/{packages.relative_to(sys.prefix)}"
         python = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
         shutil.copytree(REPOSITORY / "deploy", Path(place, "files/etc/systemd/system"), ignore=lambda *_: {"hashes"})
-        program.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {python} -m fks.cli "$@"\n')
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {python} -m fks.interfaces.cli "$@"\n')
         program.chmod(0o755)
         machine = BareMachine("units", Path(place), "/", (*INIT, "--unit=basic.target"), given=given)
         try:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fks.cli import cli, cluster_machines
-from fks.cli.base import run
-from fks.cli.cluster_machines import PYTHONS, ask, checks_of, question, stores_of, with_one_python
 from fks.config.settings import DatabaseSettings, Redis, Settings
+from fks.interfaces.cli import cli, cluster_machines
+from fks.interfaces.cli.base import run
+from fks.interfaces.cli.cluster_machines import PYTHONS, ask, checks_of, question, stores_of, with_one_python
 from tests.support.free_port import free_port
 from tests.support.programs import PATH, require
 from tests.support.waiting import wait_until

@@ -8,13 +8,13 @@ import sys
 import click
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import run
-from fks.cli.checkup import examine
 from fks.config import home as place
 from fks.config.endpoints import resolve_ports
 from fks.config.paths import Paths
 from fks.config.settings import Settings, Sim
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
+from fks.interfaces.cli.checkup import examine
 from fks.model.errors import ConfigError
 from fks.system.node import ports, preflight
 from fks.system.node.sim_node import SimFiles, check_market, sim_command
@@ -148,7 +148,7 @@ def test_local_exchange_gets_its_tape(tmp_path):
     command = sim_command(
         SimFiles.of(Paths.of(tmp_path)), Settings(sim=Sim(tape="sample", speed=60, fills="tape", port=1))
     )
-    assert command[:5] == [sys.executable, "-P", "-m", "fks.cli", "sim"]
+    assert command[:5] == [sys.executable, "-P", "-m", "fks.interfaces.cli", "sim"]
     assert command[command.index("--speed") + 1] == "60"
     assert command[command.index("--fills") + 1] == "tape"
     assert command[command.index("--tape") + 1].endswith("BTCUSDT-1m.fksbars")

@@ -14,14 +14,14 @@ from socket import create_server
 import asyncpg
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import run
-from fks.cli.checkup import examine
-from fks.cli.status import find_status
 from fks.clock import RealClock
 from fks.config.endpoints import load_node, resolve_ports
 from fks.config.paths import Paths
 from fks.config.settings import Settings, Supervision
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
+from fks.interfaces.cli.checkup import examine
+from fks.interfaces.cli.status import find_status
 from fks.store.db import Database
 from fks.store.nodes import NodeStore
 from fks.system.alerts.channels import Sealer

@@ -74,8 +74,8 @@ def test_worker_processes_have_the_titles_that_are_looked_for() -> None:
     assert (PACKAGE / "_private" / "workers" / ray_names.STARTING).is_file()
     from ray.serve._private import controller, proxy
 
-    from fks.chaos.outside import RAY_PROGRAMS, RAY_TITLE
-    from fks.chaos.processes import TITLES
+    from fks.lab.chaos.outside import RAY_PROGRAMS, RAY_TITLE
+    from fks.lab.chaos.processes import TITLES
 
     assert (ray_names.TITLE, set(ray_names.PROGRAMS)) == (RAY_TITLE, RAY_PROGRAMS), "its own, and the same"
 

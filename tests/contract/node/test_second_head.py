@@ -169,7 +169,7 @@ async def test_the_command_exits_with_the_reason(tmp_path: Path, database: Any, 
     env = {**os.environ, **free, "FKS_DATABASE_URL": database_url, "FKS_HOME": str(home)}
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "fks.cli", "--home", str(home), "up", "--quiet"],
+        [sys.executable, "-m", "fks.interfaces.cli", "--home", str(home), "up", "--quiet"],
         env=env,
         capture_output=True,
         text=True,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli.ninja.package import PARTS
-from fks.web.assets import VENDOR
+from fks.interfaces.cli.ninja.package import PARTS
+from fks.interfaces.web.assets import VENDOR
 from tests.support.programs import leave_out
 from tests.support.wheel import ROOT, build_wheel
 
 DOCS = "fks/ai/docs/"  # a link to docs/, of which the wheel has the pages that 'fks ai ask' quotes
-NT8 = "fks/cli/ninja/nt8/"  # a link to nt8/, of which the wheel has what NinjaTrader imports
+NT8 = "fks/interfaces/cli/ninja/nt8/"  # a link to nt8/, of which the wheel has what NinjaTrader imports
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def test_wheel_and_checkout_hold_the_same_files(wheel: zipfile.ZipFile) -> None:
     assert [name for name in wanted if wanted[name] != held[name]] == []
     assert sum(name.startswith(NT8) for name in held) > len(PARTS)
     (entry,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    assert "fks = fks.cli:main" in wheel.read(entry).decode()
+    assert "fks = fks.interfaces.cli:main" in wheel.read(entry).decode()
 
 
 def test_wheel_has_the_npm_files_of_the_pages(wheel: zipfile.ZipFile) -> None:
-    missing = [name for name in VENDOR if f"fks/web/vendor/{name}" not in wheel.namelist()]
-    if missing and not (ROOT / "fks/web/vendor/package-lock.json").is_file():
+    missing = [name for name in VENDOR if f"fks/interfaces/web/vendor/{name}" not in wheel.namelist()]
+    if missing and not (ROOT / "fks/interfaces/web/vendor/package-lock.json").is_file():
         leave_out("the npm packages of the pages are not installed: make web-assets")
     assert missing == []

@@ -10,8 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import run
 from fks.clock import RealClock
 from fks.config import builds
 from fks.config.endpoints import NodeEndpoints as Endpoints
@@ -20,6 +18,8 @@ from fks.config.paths import Paths
 from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets, sealed_keys
 from fks.config.settings import NodeSettings, Ray, Risk, Settings
 from fks.config.version import VERSION
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
 from fks.model.errors import ConfigError, FksError
 from fks.store.nodes import NodeRow, NodeStore
 from fks.store.tokens import LOCAL

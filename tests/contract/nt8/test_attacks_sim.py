@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from fks.sim.nt8.server import front_contract
+from fks.lab.sim.nt8.server import front_contract
 from tests.support import mono, nt8_host
 from tests.support.ninja import put_secret
 from tests.support.free_port import free_port

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, USAGE, run
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, USAGE, run
 from tests.support import mono
 
 METHODS = (

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from fks import __version__
-from fks.cli import operation
-from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
+from fks.interfaces.cli import operation
+from fks.interfaces.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.model.errors import OutageError
 from fks.store.bus import Bus
 from fks.store.db import Database

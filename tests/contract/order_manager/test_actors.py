@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.execution import ExecutionEntry, ExecutionRequest, result_of
-from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
-from fks.entry.webhooks import Webhooks
+from fks.interfaces.entry.execution import ExecutionEntry, ExecutionRequest, result_of
+from fks.interfaces.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
+from fks.interfaces.entry.webhooks import Webhooks
 from fks.model.errors import InputError
 from fks.model.order import Side
 from fks.model.signal import is_program

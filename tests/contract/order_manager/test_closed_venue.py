@@ -13,7 +13,7 @@ from fks.config.credentials import Role, VenueKey
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.account import Environment, VenueIdentity
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.order import State

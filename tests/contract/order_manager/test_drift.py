@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fks.cli.portfolio import show_attribution
 from fks.clock import RealClock
+from fks.interfaces.cli.portfolio import show_attribution
 from fks.model.account import Transfer, TransferKind
 from fks.model.errors import OutageError
 from fks.model.order import State

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.execution import ExecutionEntry, ExecutionRequest, result_of, status_of
-from fks.entry.order_entry import EntryAnswer, OrderEntry
+from fks.interfaces.entry.execution import ExecutionEntry, ExecutionRequest, result_of, status_of
+from fks.interfaces.entry.order_entry import EntryAnswer, OrderEntry
 from fks.model.errors import InputError
 from tests.support.order_rig import Rig
 from tests.support.waiting import until

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.order_entry import EntryAnswer, OrderEntry
+from fks.interfaces.entry.order_entry import EntryAnswer, OrderEntry
 from fks.model.errors import InputError
 from fks.model.order import Order, State
 from fks.model.signal import Kind, SignalState

@@ -14,7 +14,7 @@ import pytest
 from fks.clock import RealClock
 from fks.clock.wrong import WrongClock
 from fks.config.settings import Risk, Settings
-from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.kill import KillScope, ScopeKind
 from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind, SignalState

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.order import OrderType, Side, State
 from fks.model.ports import SessionBack
 from fks.model.signal import Kind

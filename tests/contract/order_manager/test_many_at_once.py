@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import OrderEntry, OrderRequest
 from fks.model import ids
 from fks.model.order import OrderType, Role, State
 from fks.model.signal import Kind

@@ -11,7 +11,7 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Http
-from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.model.errors import InputError, OutageError
 from fks.model.order import State
 from fks.model.timeframe import NS, iso

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.amending import Amending
-from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
+from fks.interfaces.entry.amending import Amending
+from fks.interfaces.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.model.errors import InputError
 from fks.model.order import OPEN, OrderType, State
 from fks.model.signal import Kind

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.order import State
 from fks.store.bus import Bus
 from fks.store.db import Database

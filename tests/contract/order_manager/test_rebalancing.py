@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fks.entry.rebalancing import RebalanceDriver
+from fks.interfaces.entry.rebalancing import RebalanceDriver
 from fks.model.account import Balance
 from fks.model.errors import InputError
 from fks.model.order import Side

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.amending import Amending
-from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.interfaces.entry.amending import Amending
+from fks.interfaces.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.accounting.lots import FlowKind, LotMethod, match_lots
 from fks.model.errors import BugError
 from fks.model.order import OrderType, State

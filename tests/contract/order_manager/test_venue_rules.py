@@ -10,7 +10,7 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Venues
-from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.model.errors import InputError
 from fks.model.order import State
 from fks.model.signal import Kind

@@ -16,7 +16,7 @@ import pytest
 
 from fks.bridge.ninja import strict_json
 from fks.bridge.ninja.auth import bridge_mac, client_mac
-from fks.cli import main
+from fks.interfaces.cli import main
 from tests.support.children import Child
 
 INSTANCE = "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7"
@@ -199,7 +199,7 @@ def test_a_slow_sender_is_cut_off_after_five_seconds(stand_in: StandIn) -> None:
 
 def test_wrong_input_names_the_remedy(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fks.cli", "sim", "nt8", "--data-dir", str(tmp_path), "--unkind", "rude"],
+        [sys.executable, "-m", "fks.interfaces.cli", "sim", "nt8", "--data-dir", str(tmp_path), "--unkind", "rude"],
         capture_output=True,
         text=True,
         check=False,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from fks.chaos.faults import Injector
-from fks.chaos.outside import Outside
-from fks.chaos.plan import Injection
-from fks.chaos.space import fill_disk, free_disk
-from fks.chaos.watch import ObservedState, Watch
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
+from fks.lab.chaos.faults import Injector
+from fks.lab.chaos.outside import Outside
+from fks.lab.chaos.plan import Injection
+from fks.lab.chaos.space import fill_disk, free_disk
+from fks.lab.chaos.watch import ObservedState, Watch
 from fks.model.errors import OutageError
 from tests.support.sim_process import Sim
 from tests.support.waiting import until
@@ -89,8 +89,8 @@ async def test_a_cut_of_no_connection_is_no_fault(outside: Outside) -> None:
 
 
 async def _cut(outside: Outside) -> None:
-    from fks.chaos.links import cut_streams
-    from fks.chaos.observed_system import ObservedSystem
+    from fks.lab.chaos.links import cut_streams
+    from fks.lab.chaos.observed_system import ObservedSystem
 
     await cut_streams(ObservedSystem(outside, Watch(outside)), Injection(1, 0.0, "cut-streams", "sim"))
 

@@ -324,9 +324,9 @@ def test_limits_are_real_unless_switched_off(tmp_path: Path) -> None:
 
 
 def test_keys_of_another_wire_are_refused(tmp_path: Path) -> None:
+    from fks.lab.sim.keys import load_keys
+    from fks.lab.sim.options import WireProtocol
     from fks.model.errors import ConfigError
-    from fks.sim.keys import load_keys
-    from fks.sim.options import WireProtocol
 
     load_keys(tmp_path, WireProtocol.BINANCE, with_ed25519=False)
     with pytest.raises(ConfigError):

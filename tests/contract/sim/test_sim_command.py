@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import run
-from fks.sim.faults import KINDS
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
+from fks.lab.sim.faults import KINDS
 from tests.support.sim_process import SAMPLE, Sim
 
 
@@ -48,7 +48,18 @@ def test_bad_input_is_one_line_with_the_remedy(
 
 @pytest.mark.parametrize(("command", "place"), [("exchange", "sim-exchange"), ("nt8", "sim-nt8")])
 def test_without_a_directory_it_lives_in_the_home(tmp_path: Path, command: str, place: str) -> None:
-    argv = [sys.executable, "-m", "fks.cli", "--home", str(tmp_path / "home"), "sim", command, "--port", "0", "--json"]
+    argv = [
+        sys.executable,
+        "-m",
+        "fks.interfaces.cli",
+        "--home",
+        str(tmp_path / "home"),
+        "sim",
+        command,
+        "--port",
+        "0",
+        "--json",
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())
@@ -62,7 +73,7 @@ def test_a_directory_holds_one_kind_of_market(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "fks.cli",
+        "fks.interfaces.cli",
         "sim",
         "exchange",
         "--data-dir",

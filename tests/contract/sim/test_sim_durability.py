@@ -133,7 +133,7 @@ def test_a_second_exchange_on_the_same_data_is_refused_in_one_line(start_sim: St
     import sys
 
     sim = start_sim()
-    command = [sys.executable, "-m", "fks.cli", "sim", "exchange", "--data-dir", str(sim.data_dir)]
+    command = [sys.executable, "-m", "fks.interfaces.cli", "sim", "exchange", "--data-dir", str(sim.data_dir)]
     second = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert second.returncode != 0
     assert len(second.stderr.strip().splitlines()) == 1

@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 
 from fks.clock import RealClock
+from fks.lab.sim.options import Options, WireProtocol
+from fks.lab.sim.server import start
 from fks.market.exchanges.base import ExchangeAddresses
 from fks.market.exchanges.kraken.exchange import KrakenExchange
 from fks.model.bar import PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription
-from fks.sim.options import Options, WireProtocol
-from fks.sim.server import start
 from tests.support.ccxt_feeds import kraken as kraken_of_ccxt
 from tests.support.ports import CollectingLog
 from tests.support.sim_process import Sim

@@ -22,7 +22,7 @@ import aiohttp
 import ccxt
 import pytest
 
-from fks.chaos.auditor import made_by
+from fks.lab.chaos.auditor import made_by
 from tests.support.ccxt_feeds import kraken as kraken_of_ccxt
 from tests.support.sim_process import Sim
 from tests.support.waiting import until

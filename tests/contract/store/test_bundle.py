@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, USAGE, run
 from fks.clock import RealClock
 from fks.config.credentials import make_key_file
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, USAGE, run
 from fks.model.errors import ConfigError
 from fks.store.db import Database
 from fks.system.servers import backup, bundle

@@ -11,12 +11,12 @@ from decimal import Decimal
 import click
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import FAILED, OK, USAGE, run, settings_of
 from fks.config.endpoints import NodeEndpoints, clear_node, save_node
 from fks.config.load import environ_of
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import FAILED, OK, USAGE, run, settings_of
 from fks.model.errors import ConfigError
 from fks.store import migrate
 from fks.system.node.lock import keeper_lock

@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
-from fks.cli import cli
-from fks.cli.deploy import check_schema
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.config.settings import Data
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.deploy import check_schema
 from fks.store import grants, migrate, timescale
 from fks.store.db import Database, sql
 from fks.store.grants import KINDS, USES, creation, password_of, privileges, role_of, url_of

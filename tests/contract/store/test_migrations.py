@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from fks.cli.store import on_database
+from fks.interfaces.cli.store import on_database
 from fks.model.errors import ConfigError, InputError
 from fks.model.order import Role, State
 from fks.store import migrate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.api.limits import TAKE as TAKE_REQUEST
+from fks.interfaces.api.limits import TAKE as TAKE_REQUEST
 from fks.store.bus import BUDGETS, Bus
 from fks.system.rate_limits.budgets import TAKE as TAKE_BUDGET
 from tests.support import servers

@@ -10,9 +10,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import OK, run
 from fks.config.settings import Data
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import OK, run
 from fks.model.bar import Bars
 from fks.model.timeframe import NS
 from fks.store import timescale

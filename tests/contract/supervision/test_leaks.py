@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from actors.tree import CLASSES
-from fks.chaos.evidence import KEPT_JOB_S, ORPHAN_S, left_over
-from fks.chaos.outside import Outside, SystemProcess
 from fks.clock import RealClock
 from fks.config.paths import Paths
+from fks.lab.chaos.evidence import KEPT_JOB_S, ORPHAN_S, left_over
+from fks.lab.chaos.outside import Outside, SystemProcess
 
 NOW = 1_800_000_000.0
 #: as Ray calls the process of each class while a method of it runs

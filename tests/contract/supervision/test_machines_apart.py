@@ -14,9 +14,9 @@ import pytest
 
 from actors import system
 from actors.system import RayChild
-from fks.cli.restart import kill_process
 from fks.config.machine import can_reach, host_name, machine_of, process_space
 from fks.config.paths import Paths
+from fks.interfaces.cli.restart import kill_process
 from fks.model.errors import InputError
 from fks.system.node.child_records import ChildRecord, ChildRecords
 from fks.system.node.lock import holder_of, keeper_lock

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.clock import RealClock
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.market.collector.collector import Collector
 from fks.market.exchanges.registry import make_exchange
 from fks.market.tape.player import play, wires_of

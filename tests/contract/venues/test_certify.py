@@ -17,13 +17,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from fks.cli import cli, main
-from fks.cli.base import FAILED, OK, USAGE, run
 from fks.clock import Clock, RealClock
 from fks.config.version import installed_version
+from fks.interfaces.cli import cli, main
+from fks.interfaces.cli.base import FAILED, OK, USAGE, run
+from fks.lab.sim.options import Options, WireProtocol
+from fks.lab.sim.server import start
 from fks.model.account import Environment
-from fks.sim.options import Options, WireProtocol
-from fks.sim.server import start
 from fks.store.db import Database
 from fks.store.venues import VenueStore
 from fks.trading.venues.certify import PACES

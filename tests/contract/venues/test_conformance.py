@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli.venues import run_against_stand_in
+from fks.interfaces.cli.venues import run_against_stand_in
 from fks.model.errors import ConfigError
 from fks.model.order import Outcome
 from fks.trading.venues.ccxt.dialect import FaultRow

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.amending import Amending
+from fks.interfaces.entry.amending import Amending
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from fks.store.bus import Bus

@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from fks.cli.venues import run_against_stand_in
 from fks.clock import FakeClock, RealClock
+from fks.interfaces.cli.venues import run_against_stand_in
+from fks.lab.sim.options import Options
+from fks.lab.sim.server import start
 from fks.model.order import OrderType, Outcome, Refusal, TimeInForce
-from fks.sim.options import Options
-from fks.sim.server import start
 from fks.trading.venues.binance.config import SessionConfig
 from fks.trading.venues.ccxt.dialect_venue import DialectVenue
 from fks.trading.venues.conformance import CASES

@@ -21,7 +21,7 @@ from fks.clock.waiting import end_task
 from fks.config.credentials import Role, VenueKey
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Sim, Venues
-from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.interfaces.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.order import TERMINAL, Order, State
 from fks.model.ports import Venue
 from fks.model.signal import Kind

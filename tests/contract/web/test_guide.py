@@ -13,7 +13,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
 
-from fks.web import pages as pages_of_gateway
+from fks.interfaces.web import pages as pages_of_gateway
 from tests.support.browser import is_true, page, says
 from tests.support.gateway import serving
 
@@ -106,7 +106,9 @@ async def test_browser_shows_and_searches_the_guide_of_the_gateway(
         address = f"{gateway.url}/guide"
         await tab.go(f"{address}/orders.html")
         await says(tab, "What follows")
-        if (ROOT / "fks" / "web" / "vendor" / "mermaid.tiny.js").is_file():  # its drawing has a closed shadow root
+        if (
+            ROOT / "fks" / "interfaces" / "web" / "vendor" / "mermaid.tiny.js"
+        ).is_file():  # its drawing has a closed shadow root
             await is_true(tab, "document.querySelector('div.mermaid')?.getBoundingClientRect().height > 100")
         await tab.run("document.querySelector('.md-search__button').click()")
         await is_true(tab, f"!!({DIALOG})?.querySelector('input')")

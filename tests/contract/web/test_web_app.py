@@ -7,8 +7,8 @@ from html import unescape
 
 import httpx
 
+from fks.interfaces.web.registry import PAGES
 from fks.store.db import Database
-from fks.web.registry import PAGES
 from tests.support.users import PASSWORD, code_of
 from tests.support.web import Web, csrf_of, log_in, make_user
 

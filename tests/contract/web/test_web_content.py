@@ -6,8 +6,8 @@ import re
 from html import unescape
 from html.parser import HTMLParser
 
+from fks.interfaces.web.registry import PAGES
 from fks.store.db import Database
-from fks.web.registry import PAGES
 from tests.support.web import Web, csrf_of, log_in, make_user
 from tests.support.web_rows import HOSTILE, populate
 

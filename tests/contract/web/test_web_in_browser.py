@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from fks.interfaces.web.registry import PAGES
 from fks.store.bus import FEEDS, JOBS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.trading.guardian.service import GuardianSocket
-from fks.web.registry import PAGES
 from tests.support.browser import SIZES, Page, is_live, is_true, look_at, page, picture, press, says, type_
 from tests.support.portfolios import portfolio_with_targets
 from tests.support.ports import CollectingLog
@@ -26,7 +26,7 @@ from tests.support.web_rows import Rows, add_forecasts, populate
 
 ROOT = Path(__file__).parents[3]
 AXE = ROOT / ".web-packages" / "node_modules" / "axe-core" / "axe.min.js"
-VENDOR = ROOT / "fks" / "web" / "vendor" / "htmx.min.js"
+VENDOR = ROOT / "fks" / "interfaces" / "web" / "vendor" / "htmx.min.js"
 #: FKS_SCREENSHOTS=docs/images writes the pictures of docs/web.md again.
 SCREENSHOTS = os.environ.get("FKS_SCREENSHOTS")
 #: axe-core's rules of WCAG 2.2 AA and good practice; in the second theme and layout those that depend on either. The

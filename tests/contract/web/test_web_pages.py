@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.api import window
+from fks.interfaces.api import window
+from fks.interfaces.web.assets import FOLDER
 from fks.store.db import Database
-from fks.web.assets import FOLDER
 from tests.support.browser import Page, is_live, is_true, page, press, says, type_
 from tests.support.gateway import Running, running
 from tests.support.programs import leave_out

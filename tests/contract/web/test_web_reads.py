@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
-from fks.web.client import BrowserCaller, GatewayClient, GatewayRefusal
+from fks.interfaces.web.client import BrowserCaller, GatewayClient, GatewayRefusal
 from tests.support.waiting import until
 
 CALLER = BrowserCaller("session-1", "127.0.0.1", "127.0.0.1:8000")

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from fks.interfaces.web.registry import PAGES
 from fks.model.schedules import SCHEDULE_ACTIONS
 from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database
-from fks.web.registry import PAGES
 from tests.support.users import PASSWORD, add_user, code_of
 from tests.support.web import Web, csrf_of, log_in, make_user
 from tests.support.web_rows import add_forecasts

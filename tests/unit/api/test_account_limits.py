@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fks.config.risk import Risk
-from fks.entry.account_limits import EXPOSURE, PROFIT, gauges_of, limits_of
+from fks.interfaces.entry.account_limits import EXPOSURE, PROFIT, gauges_of, limits_of
 
 TEXT = """# HELP fks_account_pnl_day x
 fks_account_pnl_day{component="orders",account="a \\"b\\""} -1.5

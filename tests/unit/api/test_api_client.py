@@ -11,10 +11,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.api import client as module
-from fks.api.client import QUEUE_MAX, SocketClient
-from fks.api.subscriptions import contained_bars
-from fks.api.topics import Topic, topics_of
+from fks.interfaces.api import client as module
+from fks.interfaces.api.client import QUEUE_MAX, SocketClient
+from fks.interfaces.api.subscriptions import contained_bars
+from fks.interfaces.api.topics import Topic, topics_of
 
 BARS = Topic("bars", "binance", "BTCUSDT", "1m")
 

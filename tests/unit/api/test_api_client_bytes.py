@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.api import client as module
-from fks.api import requests
-from fks.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, SocketClient
-from fks.api.requests import Requests
-from fks.api.topics import Topic, topics_of
+from fks.interfaces.api import client as module
+from fks.interfaces.api import requests
+from fks.interfaces.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, SocketClient
+from fks.interfaces.api.requests import Requests
+from fks.interfaces.api.topics import Topic, topics_of
 
 LARGE = "x" * (QUEUE_BYTES // 10)
 FEEDS = Topic("feeds", "binance", "BTCUSDT")

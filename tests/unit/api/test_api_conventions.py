@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.api.aliases import resolved, route_path
-from fks.api.conditional import etag_of, is_known
-from fks.api.tracing import request_id_of, trace_of
+from fks.interfaces.api.aliases import resolved, route_path
+from fks.interfaces.api.conditional import etag_of, is_known
+from fks.interfaces.api.tracing import request_id_of, trace_of
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

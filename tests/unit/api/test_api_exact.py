@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
-from fks.api.auth import bearer_of
-from fks.api.client import SocketClient
-from fks.api.exact import dump
-from fks.api.query import moment
-from fks.api.topics import topics_of
 from fks.config.settings import Http
+from fks.interfaces.api.auth import bearer_of
+from fks.interfaces.api.client import SocketClient
+from fks.interfaces.api.exact import dump
+from fks.interfaces.api.query import moment
+from fks.interfaces.api.topics import topics_of
 from fks.model.decimals import plain
 from fks.model.errors import InputError
 from fks.model.untrusted import check_text, decimal_of, number_of, parse, whole_of

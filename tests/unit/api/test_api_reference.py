@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fks.api.app import schema, table
+from fks.interfaces.api.app import schema, table
 from fks.model.codes import Code
 from scripts.api_reference import PROBLEMS, documented_app, rewritten
 
 ROOT = Path(__file__).parents[3]
 #: Modules whose errors reach the caller of a route.
 SOURCES = [
-    *(ROOT / "fks" / "api").rglob("*.py"),
+    *(ROOT / "fks" / "interfaces" / "api").rglob("*.py"),
     *(
         ROOT / "fks" / name
         for name in (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fks.api import hub as hubs
-from fks.api.client import SocketClient
-from fks.api.hub import Hub
-from fks.api.topics import Topic, topics_of
 from fks.clock import FakeClock
+from fks.interfaces.api import hub as hubs
+from fks.interfaces.api.client import SocketClient
+from fks.interfaces.api.hub import Hub
+from fks.interfaces.api.topics import Topic, topics_of
 from fks.model.untrusted import parse
 from fks.store.bus import Bus
 from tests.support.ports import CollectingLog

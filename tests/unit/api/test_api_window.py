@@ -6,9 +6,17 @@ import asyncio
 
 import pytest
 
-from fks.api.client import SocketClient
-from fks.api.topics import Topic
-from fks.api.window import CHECK_BYTES, CHECK_MESSAGES, CHECK_S, CHECKS_MAX, SILENT_BYTES, SILENT_BYTES_S, ClientWindow
+from fks.interfaces.api.client import SocketClient
+from fks.interfaces.api.topics import Topic
+from fks.interfaces.api.window import (
+    CHECK_BYTES,
+    CHECK_MESSAGES,
+    CHECK_S,
+    CHECKS_MAX,
+    SILENT_BYTES,
+    SILENT_BYTES_S,
+    ClientWindow,
+)
 
 LATE_S = 10.0
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fks.api.app import create_app, routes_of
-from fks.api.gateway import Deps
 from fks.clock import FakeClock
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.interfaces.api.app import create_app, routes_of
+from fks.interfaces.api.gateway import Deps
 from tests.support.ports import CollectingLog
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from graphql import get_introspection_query
 
-from fks.api.graphql import limits
-from fks.api.graphql.limits import checked
+from fks.interfaces.api.graphql import limits
+from fks.interfaces.api.graphql.limits import checked
 from fks.model.errors import InputError
 
 COSTS = {"health": 1, "orders": 1, "historical_by_symbol": 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
-from fks.entry import logins
+from fks.interfaces.entry import logins
 
 
 def test_passwords_cost_what_rfc_9106_recommends() -> None:

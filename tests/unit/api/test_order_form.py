@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fks.api.exact import dump
-from fks.entry.order_entry import OrderRequest
+from fks.interfaces.api.exact import dump
+from fks.interfaces.entry.order_entry import OrderRequest
 from fks.model.errors import InputError
 from fks.model.timeframe import iso, to_datetime
 from fks.model.untrusted import parse

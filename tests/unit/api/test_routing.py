@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.api.routing import Router
+from fks.interfaces.api.routing import Router
 
 PATHS = ("/", "/orders", "/orders/{id}", "/orders/{id}/cancel", "/health/dashboard/", "/a-b", "/openapi.json")
 SEGMENTS = st.sampled_from(["", "orders", "order", "health", "dashboard", "a-b", "x", "openapi.json", "cancel", "ü"])

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fks.api import serve_proxy
-from fks.api.serve_proxy import GuardedProxy
-from fks.api.tracing import CheckedRequestId
+from fks.interfaces.api import serve_proxy
+from fks.interfaces.api.serve_proxy import GuardedProxy
+from fks.interfaces.api.tracing import CheckedRequestId
 
 
 class Proxy:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.cli.backtest import show, show_account
+from fks.interfaces.cli.backtest import show, show_account
 from fks.market.files.bars import ImportOptions, read_bars
 from fks.model.bar import Bars
 from fks.model.calendars import calendar_of

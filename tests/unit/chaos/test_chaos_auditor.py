@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.chaos.auditor import Evidence, RequestEvidence, audit_evidence
-from fks.chaos.cover import SmallestAmounts, net
-from fks.chaos.decisions import ORACLES, InstanceStart, MissedDecisions, edges, expected_signals
-from fks.chaos.evaluated import strategy_of, targets_of
+from fks.lab.chaos.auditor import Evidence, RequestEvidence, audit_evidence
+from fks.lab.chaos.cover import SmallestAmounts, net
+from fks.lab.chaos.decisions import ORACLES, InstanceStart, MissedDecisions, edges, expected_signals
+from fks.lab.chaos.evaluated import strategy_of, targets_of
 from fks.model.bar import Bars
 from fks.system.node.prepare import INSTANCES
 

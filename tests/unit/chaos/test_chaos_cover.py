@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.chaos.cover import CoverWatch, HoldingCover, Sample, SmallestAmounts, covers, wanted
+from fks.lab.chaos.cover import CoverWatch, HoldingCover, Sample, SmallestAmounts, covers, wanted
 
 D = Decimal
 RULES = {"BTCUSDT": SmallestAmounts(D("0.001"), D(5), D(100))}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.chaos.outside import refuse_machines, refuse_settings, settings_of_process
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.lab.chaos.outside import refuse_machines, refuse_settings, settings_of_process
 from fks.model.errors import InputError
 
 SIM = "http://127.0.0.1:9"

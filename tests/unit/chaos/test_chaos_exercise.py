@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from fks.chaos.auditor import Audit, Evidence, RequestEvidence, Violation
-from fks.chaos.exercise import Exercise, exercise_of
-from fks.chaos.faults import Attempt
-from fks.chaos.order_requests import STOPS_MAX, RequestedOrder, SymbolMarket, choose
-from fks.chaos.plan import Injection
-from fks.chaos.report import document, fault_rows, summary
-from fks.chaos.run import ChaosResult
+from fks.lab.chaos.auditor import Audit, Evidence, RequestEvidence, Violation
+from fks.lab.chaos.exercise import Exercise, exercise_of
+from fks.lab.chaos.faults import Attempt
+from fks.lab.chaos.order_requests import STOPS_MAX, RequestedOrder, SymbolMarket, choose
+from fks.lab.chaos.plan import Injection
+from fks.lab.chaos.report import document, fault_rows, summary
+from fks.lab.chaos.run import ChaosResult
 
 D = Decimal
 BTC = SymbolMarket("demo", "BTCUSDT", D("0.01"), D("0.00001"), D(5), D("65432.17"), D(0), 0)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.chaos.fold import journal_errors
+from fks.lab.chaos.fold import journal_errors
 from fks.model.order import QUARANTINE_ROW, Order, State
 from fks.trading.order_manager.ledger import payload_of, quantity_of
 from fks.trading.orders import events as e

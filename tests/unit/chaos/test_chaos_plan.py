@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.chaos.kinds import KINDS, SCENARIOS, Scenario
-from fks.chaos.plan import Injection, Roster, find_scenario, make_plan
+from fks.lab.chaos.kinds import KINDS, SCENARIOS, Scenario
+from fks.lab.chaos.plan import Injection, Roster, find_scenario, make_plan
 from fks.model.errors import InputError
 
 ROSTER = Roster(
@@ -104,6 +104,6 @@ def test_scenario_without_targets_is_refused() -> None:
 
 
 def test_every_kind_of_the_table_can_be_performed() -> None:
-    from fks.chaos.faults import FAULTS
+    from fks.lab.chaos.faults import FAULTS
 
     assert set(FAULTS) == set(KINDS)

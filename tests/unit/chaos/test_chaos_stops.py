@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fks.chaos.cover import SmallestAmounts
-from fks.chaos.stops import StopEvidence, misplaced, moves_without_reason
+from fks.lab.chaos.cover import SmallestAmounts
+from fks.lab.chaos.stops import StopEvidence, misplaced, moves_without_reason
 
 D = Decimal
 START = datetime(2026, 11, 29, tzinfo=UTC)

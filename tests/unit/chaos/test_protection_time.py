@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from fks.chaos.protection_time import LogLineKind, PositionLogLine, protection_time
+from fks.lab.chaos.protection_time import LogLineKind, PositionLogLine, protection_time
 
 D = Decimal
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.chat import discord, telegram
-from fks.chat.commands import COMMANDS, Command, help_text, parse
+from fks.interfaces.chat import discord, telegram
+from fks.interfaces.chat.commands import COMMANDS, Command, help_text, parse
 from fks.model.errors import InputError
 
 ID = "3f2a9c1e-0000-4000-8000-000000000000"

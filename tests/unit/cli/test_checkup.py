@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli.checkup import account, database_roles, no_channel, safeguards
 from fks.config.paths import Paths
 from fks.config.settings import Backup, Settings, VenueSettings
+from fks.interfaces.cli.checkup import account, database_roles, no_channel, safeguards
 from fks.model.health import DEGRADED, HEALTHY
 from fks.store.grants import KINDS
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fks.cli.data import store as data_store
-from fks.cli.data.store import Pace, is_symbol, parse_series, progress
 from fks.config.settings import Settings
+from fks.interfaces.cli.data import store as data_store
+from fks.interfaces.cli.data.store import Pace, is_symbol, parse_series, progress
 from fks.model.errors import InputError
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import FAILED, OK, USAGE, result, run, table
-from fks.cli.client import error_of, path_of
-from fks.cli.shown import money_of, price_of
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import FAILED, OK, USAGE, result, run, table
+from fks.interfaces.cli.client import error_of, path_of
+from fks.interfaces.cli.shown import money_of, price_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -52,9 +52,7 @@ def test_a_closed_pipe_is_no_failure(tmp_path: Path) -> None:
     """`fks … | head`, when the reader is gone before the first line."""
     reading, writing = os.pipe()
     os.close(reading)
-    script = (
-        "import sys; from fks.cli import cli; from fks.cli.base import run; sys.exit(run(cli, ['config', 'reference']))"
-    )
+    script = "import sys; from fks.interfaces.cli import cli; from fks.interfaces.cli.base import run; sys.exit(run(cli, ['config', 'reference']))"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import run
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
 
 
 def shown(capsys: pytest.CaptureFixture[str], home: Path, *arguments: str) -> tuple[int, str, str]:

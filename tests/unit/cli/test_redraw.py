@@ -8,9 +8,9 @@ import click
 from rich.console import Console
 from rich.screen import Screen
 
-from fks.cli.events import fold
-from fks.cli.redraw import can_draw, columns, frame
-from fks.cli.tree import draw
+from fks.interfaces.cli.events import fold
+from fks.interfaces.cli.redraw import can_draw, columns, frame
+from fks.interfaces.cli.tree import draw
 
 
 def test_empty_column_takes_no_space() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fks.cli.restart import parts_of
+from fks.interfaces.cli.restart import parts_of
 from fks.model.errors import InputError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import USAGE, run
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import USAGE, run
 from fks.trading.venues.ccxt.dialects import NAMES
 from tests.support.venue_plugin import PACKAGE, VERSION, installed
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from fks.cli.cluster_check import check_nodes
 from fks.config.check import problems_of
 from fks.config.endpoints import NodeEndpoints as Endpoints
 from fks.config.machine_http import (
@@ -23,6 +22,7 @@ from fks.config.machine_http import (
     report,
 )
 from fks.config.settings import Http, NodeSettings, Settings
+from fks.interfaces.cli.cluster_check import check_nodes
 from fks.model.errors import ConfigError
 from fks.store.nodes import NodeRow
 from fks.system.monitor.status import overall

@@ -19,7 +19,7 @@ from fks.bridge.peer.market_data import MarketDataServer
 from fks.bridge.peer.platform import RefusedError
 from fks.bridge.peer.server import BridgeKilled
 from fks.bridge.peer.sessions import BridgeSessions
-from fks.sim.mt5 import KINDS
+from fks.lab.sim.mt5 import KINDS
 from tests.support.mt5 import ACCOUNT, START_MS, Mt5Rig
 from tests.support.soak_cases import soaked
 

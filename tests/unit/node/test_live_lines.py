@@ -9,9 +9,9 @@ import orjson
 import pytest
 from websockets.asyncio.server import serve
 
-from fks.cli import live
-from fks.cli.live import Lines
-from fks.cli.screen import Screen
+from fks.interfaces.cli import live
+from fks.interfaces.cli.live import Lines
+from fks.interfaces.cli.screen import Screen
 from tests.support.waiting import until
 
 

@@ -7,9 +7,9 @@ import json
 import click
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import run
-from fks.cli.logs import Restarts, seamed
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
+from fks.interfaces.cli.logs import Restarts, seamed
 from fks.system.monitor.logs import FolderReader, Line, LogFilter, parse
 
 

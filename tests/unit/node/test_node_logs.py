@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fks.cli.logs import OtherNodes, line_of
 from fks.config.paths import Paths
+from fks.interfaces.cli.logs import OtherNodes, line_of
 from fks.system.monitor.logs import LogFilter
 
 ROW = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from fks.cli import cli
-from fks.cli.base import run
-from fks.cli.cluster_check import check_nodes
 from fks.config.agreement import agreed, agreement_hash, differing
 from fks.config.settings import LogSettings, NodeSettings, Ray, Risk, Settings, Sim, Supervision, VenueSettings
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import run
+from fks.interfaces.cli.cluster_check import check_nodes
 from fks.store.nodes import NodeRow
 
 TOKEN = "t" * 43
@@ -75,7 +75,7 @@ def test_a_head_without_a_standby_is_a_single_point_of_failure(tmp_path, monkeyp
         async def examine(*_):
             return list(check_nodes(rows, None))
 
-        monkeypatch.setattr("fks.cli.cluster_check.examine", examine)
+        monkeypatch.setattr("fks.interfaces.cli.cluster_check.examine", examine)
         status = run(cli, ["--home", str(tmp_path), "cluster", "check", "--json"])
         checks = {found["name"]: found for found in json.loads(capsys.readouterr().out)["checks"]}
         return status, checks["standby"]["state"], checks["standby"]["detail"]

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from fks.cli.restart import kill_process
 from fks.config.machine import process_space
+from fks.interfaces.cli.restart import kill_process
 from fks.model.errors import InputError
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from fks.bridge.peer.bridge import BridgeConfig
 from fks.bridge.peer.signals import FINAL, LIVE, BridgeSignal
-from fks.sim.nt8.unkindness import KIND, KINDS, Unkindness, drawn, only
+from fks.lab.sim.nt8.unkindness import KIND, KINDS, Unkindness, drawn, only
 from tests.support.nt8 import ACCOUNT, ES, POINTS, Rig
 from tests.support.soak_cases import soaked
 

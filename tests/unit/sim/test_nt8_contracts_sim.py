@@ -6,8 +6,8 @@ from datetime import date
 
 import pytest
 
+from fks.lab.sim.nt8.contracts import find_contract
 from fks.model.futures import SPECS, Contract, front_month
-from fks.sim.nt8.contracts import find_contract
 
 ON = date(2026, 11, 20)
 

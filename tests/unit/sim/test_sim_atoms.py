@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.sim.atoms import TooPreciseError, parse, show, times
+from fks.lab.sim.atoms import TooPreciseError, parse, show, times
 
 ATOMS = st.integers(0, 10**17)
 

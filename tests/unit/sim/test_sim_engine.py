@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fks.clock import FakeClock
-from fks.sim.atoms import parse, show, times
-from fks.sim.entry import NewOrder
-from fks.sim.errors import ApiError
-from fks.sim.exchange import LocalExchange
-from fks.sim.options import Options
-from fks.sim.orders import SimOrder
-from fks.sim.user_stream import Users
+from fks.lab.sim.atoms import parse, show, times
+from fks.lab.sim.entry import NewOrder
+from fks.lab.sim.errors import ApiError
+from fks.lab.sim.exchange import LocalExchange
+from fks.lab.sim.options import Options
+from fks.lab.sim.orders import SimOrder
+from fks.lab.sim.user_stream import Users
 
 SYMBOL = "SOLUSDT"
 START = {"USDT": "20000", "SOL": "50"}

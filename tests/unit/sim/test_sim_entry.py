@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.sim.atoms import parse, show
-from fks.sim.entry import NewOrder, check_filters
-from fks.sim.errors import ApiError
-from fks.sim.symbols import LISTINGS, Listing
+from fks.lab.sim.atoms import parse, show
+from fks.lab.sim.entry import NewOrder, check_filters
+from fks.lab.sim.errors import ApiError
+from fks.lab.sim.symbols import LISTINGS, Listing
 
 AVERAGE = Decimal(100)
 DECIMALS = st.one_of(

@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fks.clock import FakeClock
+from fks.lab.sim.atoms import SCALE, parse, show, times
+from fks.lab.sim.errors import ApiError
+from fks.lab.sim.exchange import LocalExchange
+from fks.lab.sim.front import json_values
+from fks.lab.sim.kraken.account import KrakenAccount
+from fks.lab.sim.kraken.orders import KrakenError, order_number, order_txid, refused, trade_number, trade_txid
+from fks.lab.sim.kraken.user_stream import PRIVATE_PATH, KrakenUserStream
+from fks.lab.sim.options import Options, WireProtocol
+from fks.lab.sim.orders import SimOrder
+from fks.lab.sim.params import Params
+from fks.lab.sim.prints import AggregateTrade
+from fks.lab.sim.sockets import Socket
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import iso
-from fks.sim.atoms import SCALE, parse, show, times
-from fks.sim.errors import ApiError
-from fks.sim.exchange import LocalExchange
-from fks.sim.front import json_values
-from fks.sim.kraken.account import KrakenAccount
-from fks.sim.kraken.orders import KrakenError, order_number, order_txid, refused, trade_number, trade_txid
-from fks.sim.kraken.user_stream import PRIVATE_PATH, KrakenUserStream
-from fks.sim.options import Options, WireProtocol
-from fks.sim.orders import SimOrder
-from fks.sim.params import Params
-from fks.sim.prints import AggregateTrade
-from fks.sim.sockets import Socket
 from tests.support.sim_process import SAMPLE
 
 SYMBOL, PAIR = "SOLUSDT", "SOLUSDT"

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from fks.lab.sim.errors import ApiError
+from fks.lab.sim.faults import KINDS, Faults, Target
+from fks.lab.sim.limits import AddressLimits
 from fks.model.errors import InputError
-from fks.sim.errors import ApiError
-from fks.sim.faults import KINDS, Faults, Target
-from fks.sim.limits import AddressLimits
 
 
 class Hand:

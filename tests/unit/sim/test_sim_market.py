@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fks.lab.sim import klines as sim_klines
+from fks.lab.sim.generator import EPOCH_MS, Generated
+from fks.lab.sim.intervals import INTERVALS, end_of, start_of, starts_of
+from fks.lab.sim.klines import Kline, Klines
+from fks.lab.sim.market import Market, Trades, expand
+from fks.lab.sim.source import Rows, dice
+from fks.lab.sim.symbols import LISTINGS
+from fks.lab.sim.tape import Taped
 from fks.model.tape import Tape
-from fks.sim import klines as sim_klines
-from fks.sim.generator import EPOCH_MS, Generated
-from fks.sim.intervals import INTERVALS, end_of, start_of, starts_of
-from fks.sim.klines import Kline, Klines
-from fks.sim.market import Market, Trades, expand
-from fks.sim.source import Rows, dice
-from fks.sim.symbols import LISTINGS
-from fks.sim.tape import Taped
 
 DAY = 86_400_000
 NOW = EPOCH_MS + 2500 * DAY + 43_212_345

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.sim.orders import SimOrder
-from fks.sim.tapefills import Entry, TapeBar, Touch, choose, touch, touch_after
+from fks.lab.sim.orders import SimOrder
+from fks.lab.sim.tapefills import Entry, TapeBar, Touch, choose, touch, touch_after
 
 EARLIER, DURING, ROW = 4, 5, 5
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fks.cli import cli
+from fks.interfaces.cli import cli
 from fks.model.errors import InputError
 from fks.strategies.base import StrategyError, evaluate
 from fks.strategies.check import check_strategy, ensure_checked, synthetic

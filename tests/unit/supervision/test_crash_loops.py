@@ -13,9 +13,9 @@ import pytest
 
 from actors.tree import tree_of
 from fks.ai.engines import Deployment
-from fks.chaos.kinds import SCENARIOS
-from fks.chaos.plan import Roster, make_plan
 from fks.config.settings import Settings, Strategies, Supervision
+from fks.lab.chaos.kinds import SCENARIOS
+from fks.lab.chaos.plan import Roster, make_plan
 from fks.store.supervision import MONEY
 from fks.system.supervision import How, ProcessExit, SupervisorSpec, TreeState, decide
 from fks.system.supervision.policy import death_ages, row_ages

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import FAILED, OK, USAGE, run
 from fks.clock import FakeClock
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import FAILED, OK, USAGE, run
 from fks.market.exchanges.binance.wire import BinanceWire
 from fks.market.tape.reader import NO_BEGINNING, NO_END, ZEROS, check_file, read_header, read_records, tape_files
 from fks.market.tape.recorded_exchange import RecordedWire

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import USAGE, run
-from fks.cli.data.record import listen_until_stopped, report_errors
 from fks.clock import RealClock
+from fks.interfaces.cli import cli
+from fks.interfaces.cli.base import USAGE, run
+from fks.interfaces.cli.data.record import listen_until_stopped, report_errors
 from fks.market.exchanges.base import ExchangeAddresses
 from fks.market.exchanges.binance.exchange import BinanceExchange
 from fks.market.exchanges.registry import make_exchange

@@ -13,7 +13,7 @@ from fks.config.check import problems_of, venue_plaintext
 from fks.config.credentials import VenueKey, with_stored_keys
 from fks.config.load import load
 from fks.config.settings import Mt5, Ninja, Settings, Sim, Venues, VenueSettings
-from fks.entry.routing import exchange_of
+from fks.interfaces.entry.routing import exchange_of
 from fks.model.errors import ConfigError
 from fks.trading.venues.registry import Making, keyed_names, keyed_venue, limits_of, make_venue
 from tests.support.ports import CollectingLog

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fks.api.machines import feed_machine, order_machine
-from fks.web import diagrams
+from fks.interfaces.api.machines import feed_machine, order_machine
+from fks.interfaces.web import diagrams
 from scripts import feeds_page as feeds
 from scripts import orders_page as orders
 

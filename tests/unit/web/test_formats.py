@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fks.web.formats import MINUS, NOTHING, at_step, number, places_by_symbol, places_of
+from fks.interfaces.web.formats import MINUS, NOTHING, at_step, number, places_by_symbol, places_of
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fks.web.glossary import Glossary, parse
+from fks.interfaces.web.glossary import Glossary, parse
 
 
 def test_terms_are_found_by_each_name_in_any_case_and_number() -> None:

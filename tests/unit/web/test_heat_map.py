@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fks.web.views.backtests import heat_map
+from fks.interfaces.web.views.backtests import heat_map
 
 MAP = {
     "fast": [5, 5, 9],

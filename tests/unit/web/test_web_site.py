@@ -11,12 +11,12 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Http
-from fks.web.app import create_app
-from fks.web.assets import AssetFiles
-from fks.web.client import BrowserCaller, GatewayRefusal
-from fks.web.registry import PAGES
-from fks.web.site import SiteDeps
-from fks.web.visits import WebSession
+from fks.interfaces.web.app import create_app
+from fks.interfaces.web.assets import AssetFiles
+from fks.interfaces.web.client import BrowserCaller, GatewayRefusal
+from fks.interfaces.web.registry import PAGES
+from fks.interfaces.web.site import SiteDeps
+from fks.interfaces.web.visits import WebSession
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 

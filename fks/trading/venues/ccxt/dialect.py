@@ -175,7 +175,7 @@ class AccountReads:
 class StandIn:
     """The local server that the cases of a venue run against (`fks.trading.venues.conformance`).
 
-    `front`: `module:Class` of its wire (`fks.sim.front`), "" for a wire of `fks sim exchange --wire`. `symbol`: our
+    `front`: `module:Class` of its wire (`fks.lab.sim.front`), "" for a wire of `fks sim exchange --wire`. `symbol`: our
     symbol of BTC in USDT there. `place` and `open_orders`: paths of the requests that make orders and list open ones,
     "" where events come by a stream.
     `guardian_key`: prefix of the second key in its addresses, "" where processes share one. `unkind`: further faults of

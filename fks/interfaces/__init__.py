@@ -1,0 +1,14 @@
+"""Interfaces to people and programs: the command line, the gateway, the pages, chat, and tools for agents.
+
+Each of them parses, asks and shows; what is asked is a use case of `entry`, which journals it before it answers. The
+gateway is stateless: "accepted" means committed. The pages and the tools are clients of the gateway and open no
+database.
+
+- entry: use cases of callers: enter, close, approve, settle, stop all trading, log in, explain a decision
+- api: HTTP and websocket; mcp: tools for agents; web: the pages; chat: Telegram and Discord
+- cli: the `fks` command, a table of commands
+
+Imported by: no district
+Begin with: `cli/__init__.py`
+Most important: `entry/order_entry.py`, `api/app.py`, `cli/base.py`
+"""

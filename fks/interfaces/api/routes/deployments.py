@@ -1,0 +1,69 @@
+"""Deployments of language models: which model is served, on how many processes, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from pydantic import Field
+
+from fks.ai.engines import NAME, Deployment, check_deployment, facts_of_model
+from fks.interfaces.api.exact import ExactJson
+from fks.interfaces.api.query import Admin, Body, BodyOf, Gate, Reader
+from fks.interfaces.api.routing import Router
+from fks.model.errors import not_found, unprocessable
+from fks.store.deployments import DeploymentStore
+
+router = Router(tags=["language models"])
+
+
+class DeploymentBody(Body):
+    """A language model to be served."""
+
+    name: str = Field(max_length=40, pattern=f"^{NAME.pattern}$")
+    engine: Literal["llama_cpp", "onnx", "ollama", "openai_compatible"] = "llama_cpp"
+    model: str = Field(
+        max_length=1000,
+        description="path of a GGUF file here, of the folder of an ONNX encoder, or the name by which `url` knows it",
+    )
+    url: str = Field("", max_length=300, description="of Ollama, or of a server with OpenAI's API")
+    sha256: str = Field("", max_length=64, pattern="^([0-9a-f]{64})?$", description="of the file; default: its own")
+    device: Literal["cpu", "gpu"] = Field("cpu", description="gpu: one for each replica, never the CPU in its place")
+    replicas: int = Field(1, ge=1, le=16)
+    context_size: int = Field(8192, ge=2048, le=262_144, description="tokens of a prompt and its answer")
+    purpose: Literal["answer", "embed"] = Field("answer", description="write answers, or make vectors for the search")
+
+
+@router.get("/ai/deployments")
+async def deployments(gate: Gate, caller: Reader) -> ExactJson:
+    """List the language models with their states: starting, serving, unschedulable or failed, with the reason."""
+    return ExactJson({"items": await DeploymentStore(gate.db).all()})
+
+
+@router.post("/ai/deployments", status_code=201)
+async def deploy(gate: Gate, caller: Admin, body: BodyOf[DeploymentBody]) -> ExactJson:
+    """Serve a language model, in place of the one of this name. The supervisor starts a process for each replica
+    within seconds. Without the extra `ai`: 501 with the command that installs it."""
+    wanted = Deployment(**body.model_dump())
+    await asyncio.to_thread(check_deployment, wanted)
+    if wanted.engine in ("llama_cpp", "onnx"):
+        digest, size = await asyncio.to_thread(facts_of_model, wanted)
+        if wanted.sha256 not in ("", digest):
+            raise unprocessable(
+                "AI_DEPLOYMENT",
+                f"{wanted.model} has another SHA-256: {digest}",
+                "fetch the file again, or give its hash",
+            )
+        wanted = Deployment(**body.model_dump() | {"sha256": digest, "size_bytes": size})
+    store = DeploymentStore(gate.db)
+    await store.save(wanted, by=caller.name)
+    row = next(row for row in await store.all() if row["name"] == wanted.name)
+    return ExactJson(row, status_code=201)
+
+
+@router.delete("/ai/deployments/{name}")
+async def undeploy(gate: Gate, caller: Admin, name: str) -> ExactJson:
+    """End the processes of a language model. Its file stays."""
+    if not await DeploymentStore(gate.db).remove(name):
+        raise not_found("AI_DEPLOYMENT_UNKNOWN", f"there is no deployment {name}", "see 'fks ai models'")
+    return ExactJson({"name": name, "removed": True})

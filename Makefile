@@ -59,16 +59,16 @@ test-all: compiled ## both
 
 soak: dev ## the long ones, hours: chaos, memory, full disks, a bare machine
 	@FKS_EXAMPLES=400 $(BIN)/python -m pytest tests/unit -m hypothesis --timeout=600 -o addopts="-q --import-mode=importlib"
-	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/backtest/test_engines.py tests/unit/backtest/test_backtest.py -m hypothesis --timeout=3600 -o addopts="-q --import-mode=importlib"
-	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/collector/test_any_order.py --timeout=600 -o addopts="-q --import-mode=importlib"
-	@FKS_EXAMPLES=10000 $(BIN)/python -m pytest tests/unit/portfolio/test_attribution.py tests/unit/portfolio/test_lots.py \
-	    tests/unit/portfolio/test_portfolio_valuation.py tests/unit/portfolio/test_journal.py tests/unit/portfolio/test_position.py \
+	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/research/backtest/test_engines.py tests/unit/research/backtest/test_backtest.py -m hypothesis --timeout=3600 -o addopts="-q --import-mode=importlib"
+	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/market/collector/test_any_order.py --timeout=600 -o addopts="-q --import-mode=importlib"
+	@FKS_EXAMPLES=10000 $(BIN)/python -m pytest tests/unit/trading/portfolio/test_attribution.py tests/unit/trading/portfolio/test_lots.py \
+	    tests/unit/trading/portfolio/test_portfolio_valuation.py tests/unit/trading/portfolio/test_journal.py tests/unit/trading/portfolio/test_position.py \
 	    -m hypothesis --timeout=3600 -o addopts="-q --import-mode=importlib"
-	@FKS_EXAMPLES=300 $(BIN)/python -m pytest tests/contract/collector/test_restarts.py --timeout=600 -o addopts="-q --import-mode=importlib"
+	@FKS_EXAMPLES=300 $(BIN)/python -m pytest tests/contract/market/collector/test_restarts.py --timeout=600 -o addopts="-q --import-mode=importlib"
 	@FKS_PARTITION_S=30 $(BIN)/python -m pytest -k partition --timeout=600 -o addopts="-q --import-mode=importlib" \
-	    tests/contract/order_manager/test_partitions.py tests/contract/supervision/test_partitions.py \
-	    tests/contract/strategies/test_strategy_worker.py tests/contract/guardian/test_guardian_postgres_dies.py \
-	    tests/contract/collector/test_collector.py
+	    tests/contract/trading/order_manager/test_partitions.py tests/contract/system/supervision/test_partitions.py \
+	    tests/contract/strategies/test_strategy_worker.py tests/contract/trading/guardian/test_guardian_postgres_dies.py \
+	    tests/contract/market/collector/test_collector.py
 	@$(BIN)/python -m pytest tests/unit tests/contract -m soak --timeout=1800 -o addopts="-q --import-mode=importlib"
 	@$(BIN)/python -m pip install -q -e .[peers] -c constraints.txt
 	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)

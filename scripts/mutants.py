@@ -1,7 +1,7 @@
 """Mutants of the pure cores: single changes of one operator, constant or condition, each run against the unit tests.
 
     python scripts/mutants.py                                # 200, drawn over all packages
-    python scripts/mutants.py --only risk --count 50
+    python scripts/mutants.py --only trading.risk --count 50
     python scripts/mutants.py --count 60 --docs              # 60 of each, and the scores into docs/guarantees.md
 
 The unit tests of a package are imported once; each mutant is a fork in which the code of its functions is replaced, so
@@ -34,19 +34,21 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 PAGE = ROOT / "docs" / "guarantees.md"
 BEGIN, END = "<!-- mutants -->", "<!-- end of mutants -->"
-ROW = re.compile(r"^\| `(\w+)` \| .*$", re.M)
+ROW = re.compile(r"^\| `([\w.]+)` \| .*$", re.M)
 #: package -> its modules that decide; documents, messages, texts, and drivers of sockets and tables are left out
 CORES = {
-    "orders": "absence core exits freshness protection rules sent_ids submit trailing",
-    "risk": "check correlation exits holdings intent limits market order_checks policy resting sizing valuation",
-    "supervision": "containment liveness machine policy rollout",
-    "feed": "exchange_clock feed liveness queues",
-    "guardian": (
+    "trading.orders": "absence core exits freshness protection rules sent_ids submit trailing",
+    "trading.risk": (
+        "check correlation exits holdings intent limits market order_checks policy resting sizing valuation"
+    ),
+    "system.supervision": "containment liveness machine policy rollout",
+    "market.feed": "exchange_clock feed liveness queues",
+    "trading.guardian": (
         "bridges flatten journal kill_work lease missing_stops ninja_kill ninja_session orders_at_venue positions "
         "self_checks submission switch takeover venue_kill"
     ),
-    "chaos": "auditor cover decisions exercise fold order_requests plan protection_time report",
-    "matching": "costs rule",
+    "lab.chaos": "auditor cover decisions exercise fold order_requests plan protection_time report",
+    "trading.matching": "costs rule",
 }
 LIMIT_S = 120
 COMPARISONS = {
@@ -195,7 +197,7 @@ def run(mutant: Mutant | None, package: str) -> int:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", "-p", "no:valkey"]
             options += ["-o", "addopts=--import-mode=importlib", "-k", "not docs and not costs_microseconds"]
-            code = int(pytest.main([*options, str(ROOT / "tests" / "unit" / package)]))
+            code = int(pytest.main([*options, str(ROOT / "tests" / "unit" / package.replace(".", "/"))]))
     finally:
         os._exit(code)
 

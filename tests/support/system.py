@@ -28,7 +28,7 @@ START_S = 150.0  # of a whole system, beside another one and on a slow machine
 #: The test profile: waits short enough for a suite, every one of them a setting.
 PROFILE = {
     "FKS_HTTP_PORT": "0",
-    "FKS_WEB_ENABLED": "false",  # the pages are one more process; tests/contract/web serves them
+    "FKS_WEB_ENABLED": "false",  # the pages are one more process; tests/contract/interfaces/web serves them
     "FKS_RAY_DASHBOARD_PORT": "0",
     "FKS_SUPERVISION_HEARTBEAT_S": "0.5",
     "FKS_VENUE_SWEEP_S": "5",

@@ -1,9 +1,9 @@
 """Authentication: tokens, access tokens of users and session cookies, looked up by hash and cached for seconds.
 
-Every route declares one scope with `require`; tests/contract/api walks the routes and fails on one that does not.
-A token is never taken from a query string. Websockets take the header, a session cookie from an own page, or a ticket
-that works once within 30 s. After the scope, `admitted` applies the rules of `fks.interfaces.api.policy`: accounts,
-limits, audit.
+Every route declares one scope with `require`; tests/contract/interfaces/api walks the routes and fails on one that does
+not. A token is never taken from a query string. Websockets take the header, a session cookie from an own page, or a
+ticket that works once within 30 s. After the scope, `admitted` applies the rules of `fks.interfaces.api.policy`:
+accounts, limits, audit.
 """
 
 from __future__ import annotations

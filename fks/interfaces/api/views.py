@@ -1,7 +1,7 @@
 """Response models of reads, by which OpenAPI and GraphQL describe the answers.
 
 A route names its model with `response_model`. It still answers what it reads (`ExactJson`): the model is never used to
-copy or to filter an answer. tests/contract/api compares every model with real answers, name by name.
+copy or to filter an answer. tests/contract/interfaces/api compares every model with real answers, name by name.
 Decimal is a JSON string of plain digits, float a JSON number; times are ISO 8601 with Z. Any member may be null in
 GraphQL.
 """

@@ -107,7 +107,7 @@ async def test_the_insert_asks_for_nine_syncs_once(stored: Database, database_ur
     assert {row["timeframe"] for row in rows} == {"1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"}
     assert {row["sync_status"] for row in rows} == {
         "pending"
-    }  # tests/contract/jobs/test_sync_job.py sees such rows done
+    }  # tests/contract/research/jobs/test_sync_job.py sees such rows done
 
 
 async def test_every_old_python_call_runs_unchanged(stored: Database, notebook: Any) -> None:

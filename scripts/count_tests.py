@@ -97,13 +97,14 @@ def read(lines: str) -> dict[str, Counts]:
 def unexplained(body: str, before: Mapping[str, Counts], after: Mapping[str, Counts]) -> list[str]:
     """Return the files of which a commit proves less and says nothing. `before`, `after`: the rows that it changed.
 
-    A file that was moved with at least its counts is no loss.
+    A file that was moved with at least its counts is no loss: the one of its name that shares most folders.
     """
     found = []
     for path, counts in before.items():
-        name = path.rpartition("/")[2]
-        moved = [new for other, new in after.items() if other not in before and other.rpartition("/")[2] == name]
-        now = after.get(path) or next(iter(moved), Counts())
+        name, folders = path.rpartition("/")[2], set(path.split("/"))
+        moved = [other for other in after if other not in before and other.rpartition("/")[2] == name]
+        nearest = max(moved, key=lambda other: len(folders.intersection(other.split("/"))), default="")
+        now = after.get(path) or after.get(nearest, Counts())
         if now.is_less_than(counts) and name not in body:
             found.append(path)
     return found

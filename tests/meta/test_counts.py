@@ -42,6 +42,18 @@ def test_marks_count_wherever_they_stand(source: str, counts: Counts) -> None:
         ("", {"unit/test_a.py": Counts(3)}, {}, ["unit/test_a.py"]),
         ("", {"unit/test_a.py": Counts(3)}, {"contract/test_a.py": Counts(3)}, []),
         ("", {"unit/test_a.py": Counts(3)}, {"contract/test_a.py": Counts(2)}, ["unit/test_a.py"]),
+        (
+            "",
+            {"unit/x/test_a.py": Counts(3), "unit/y/test_a.py": Counts(2)},
+            {"unit/new/y/test_a.py": Counts(2), "unit/new/x/test_a.py": Counts(3)},
+            [],
+        ),
+        (
+            "",
+            {"unit/x/test_a.py": Counts(3), "unit/y/test_a.py": Counts(2)},
+            {"unit/new/y/test_a.py": Counts(3), "unit/new/x/test_a.py": Counts(2)},
+            ["unit/x/test_a.py"],
+        ),
         ("", {"unit/test_a.py": Counts(3, 1, 0, 1)}, {"unit/test_a.py": Counts(4, 0, 0, 1)}, []),
     ],
 )

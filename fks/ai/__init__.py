@@ -1,1 +1,13 @@
-"""Documents, search and answers with sources; advice that cannot order."""
+"""Documents, models and forecasts: answers with their sources, and advice that cannot order.
+
+Advice leaves as a signal, and is sized, checked and denied like any other. Without a model, a question is answered by
+the passages that were found.
+
+- chunks, search, answers: from documents to passages to an answer that quotes them
+- engines, machine: language models in a process, each optional, and what fits a machine; consent: what may leave it
+- forecast, forecast_evaluation: models trained on bars, evaluated on bars that they did not see
+
+Imported by: store, research, interfaces
+Begin with: `answers.py`
+Most important: `search.py`, `engines.py`, `forecast.py`
+"""

@@ -8,7 +8,7 @@ order finds out what became of it. Both ends are here; the AddOn of NinjaTrader,
 - peer: the platform's end of the wire, behind one port
 - mt5: the agent beside MetaTrader 5, on that end; it is shipped alone, as a zip
 
-Imported by: market, trading, system, interfaces, lab
+Imported by: lab, market, trading, interfaces
 Begin with: `ninja/machine.py`
 Most important: `ninja/signals.py`, `ninja_link/service.py`, `peer/bridge.py`
 """

@@ -1,5 +1,12 @@
-"""Clocks, always passed in: the port `Clock`, the machine's `RealClock`, the tests' `FakeClock`, and `WrongClock`,
-which `fks chaos` sets wrong in a demo. `ClockSteps` measures the steps of the wall clock."""
+"""Clocks, always passed in: the machine's, the tests', and one that is wrong on purpose.
+
+`RealClock` is the machine's, `FakeClock` is moved by a test, `WrongClock` is set wrong by `fks chaos` in a demo.
+`ClockSteps` measures the steps of the wall clock. No other module sleeps.
+
+Imported by: bridge, store, lab, system, market, trading, data, research, interfaces
+Begin with: `real.py`
+Most important: `real.py`, `fake.py`, `steps.py`
+"""
 
 from fks.clock.fake import FakeClock
 from fks.clock.real import Clock, RealClock

@@ -1,6 +1,11 @@
 """Public Python API of stored data, for scripts and notebooks: `from fks.data import *` (docs/read-data.md).
 
+It reads a running system's database as a user does: bars, indicators, balances and accounts, as arrays or DataFrames.
 Names are loaded when first used, since an import of one module of this package must not load pandas.
+
+Imported by: interfaces
+Begin with: `notebook.py`
+Most important: `notebook.py`, `session.py`, `manual.py`
 """
 
 from __future__ import annotations

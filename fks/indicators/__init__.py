@@ -3,6 +3,10 @@
 Columns in, columns out: float64 arrays of the same length, NaN where there is no value yet. `compute` has all of them
 by name (docs/indicators.md). Recursive indicators (EMA, RSI, MACD, ATR, ADX) depend on their first bar; every mode of
 FKS starts them at the same anchor bar (docs/write-a-strategy.md).
+
+Imported by: strategies, ai, store, research, interfaces
+Begin with: `registry.py`
+Most important: `registry.py`, `functions.py`, `exact.py`
 """
 
 from fks.indicators.exact import band_side, cross_side, deviation_numerator, keep_last, rolling_sum, to_ticks

@@ -13,7 +13,7 @@ imported completely or not at all; tapes record what a collector received, for r
 - files: import and export, and the sample
 - tape: recordings and their replay
 
-Imported by: trading, research, data, interfaces
+Imported by: trading, data, research, interfaces
 Begin with: `collector/collector.py`
 Most important: `feed/machine.py`, `collector/gap_filler.py`, `exchanges/base/wire.py`
 """

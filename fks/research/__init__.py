@@ -8,7 +8,7 @@ is luck. A job survives its process: it is a row with a lease, and runs confined
 - search: plans, objectives, validation, stability and the ledger of what was tried; pure
 - jobs: the queue, schedules and everything that runs as a job: backtests, syncs, training, documents
 
-Imported by: data, interfaces
+Imported by: interfaces
 Begin with: `backtest/run.py`
 Most important: `backtest/reference.py`, `search/run.py`, `jobs/runner.py`
 """

@@ -1,1 +1,14 @@
-"""PostgreSQL, Redis and the embedded servers: SQL in named files, values in and out."""
+"""PostgreSQL and Redis: SQL by name in files, values in and out, no decision.
+
+What an action needs is on disk before the action: an order and its event are one statement, fenced by the lease of the
+process that writes. Redis wakes readers, caches and counts; nothing is lost with it.
+
+- sql: the statements; schema, migrations: the tables
+- db, base, bus: connections, and a method for each statement; several orders share one commit in orders
+- leases, facts, grants: epochs, what may be traded now, roles of the database
+- each other module has the rows of one subject
+
+Imported by: system, market, trading, data, research, interfaces
+Begin with: `base.py`
+Most important: `orders.py`, `leases.py`, `schema.py`
+"""

@@ -10,7 +10,7 @@ PostgreSQL, Redis and Ray by the same table. Nothing here knows what a part does
 - monitor, alerts: health of all parts, and messages to people
 - rate_limits: limits of an exchange that all processes share
 
-Imported by: market, trading, research, data, interfaces
+Imported by: market, trading, data, research, interfaces
 Begin with: `supervision/machine.py`
 Most important: `supervisor/child_runner.py`, `node/keeper.py`, `monitor/alert_ends.py`
 """

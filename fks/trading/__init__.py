@@ -9,7 +9,7 @@ Stop and target stay equal to the position; the guardian can close everything wi
 - venues, credentials: sessions of venues and their keys
 - strategy_worker, order_manager, guardian: one package per process
 
-Imported by: research, data, interfaces
+Imported by: data, research, interfaces
 Begin with: `orders/submit.py`
 Most important: `orders/machine.py`, `risk/policy.py`, `order_manager/submission.py`
 """

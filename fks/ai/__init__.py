@@ -4,7 +4,8 @@ Advice leaves as a signal, and is sized, checked and denied like any other. With
 the passages that were found.
 
 - chunks, search, answers: from documents to passages to an answer that quotes them
-- engines, machine: language models in a process, each optional, and what fits a machine; consent: what may leave it
+- engines, machine: language models in a process, each optional, and checks of a machine for them
+- consent: permission to send passages to a provider
 - forecast, forecast_evaluation: models trained on bars, evaluated on bars that they did not see
 
 Imported by: store, research, interfaces

@@ -1,6 +1,6 @@
 """Interfaces to people and programs: the command line, the gateway, the pages, chat, and tools for agents.
 
-Each of them parses, asks and shows; what is asked is a use case of `entry`, which journals it before it answers. The
+Each of them parses, asks and shows. A request is a use case of `entry`, which journals it before it answers. The
 gateway is stateless: "accepted" means committed. The pages and the tools are clients of the gateway and open no
 database.
 

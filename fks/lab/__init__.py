@@ -1,6 +1,6 @@
 """The laboratory: a local exchange to trade against, and chaos testing of a running system.
 
-Neither shares code with what it tests: a simulator that reuses a codec agrees with its faults, and an auditor that
+Neither shares code with the tested system: a simulator that reuses a codec agrees with its faults, and an auditor that
 reuses a rule agrees with its mistakes. The command line starts both; no process of production imports them.
 
 - sim: exchanges and platforms on their own wires, with faults on demand

@@ -5,7 +5,7 @@ process that writes. Redis wakes readers, caches and counts; nothing is lost wit
 
 - sql: the statements; schema, migrations: the tables
 - db, base, bus: connections, and a method for each statement; several orders share one commit in orders
-- leases, facts, grants: epochs, what may be traded now, roles of the database
+- leases, facts, grants: epochs, limits of trading at this moment, roles of the database
 - each other module has the rows of one subject
 
 Imported by: system, market, trading, data, research, interfaces

@@ -26,6 +26,21 @@ IMPORTS = {
     "fks.indicators": INDICATORS,
     "fks.strategies.base": "Decisions Protected Strategy StrategyError evaluate hold side_to_target",
     "fks.model.bar": "Bar BarClosed Bars Floats Ints PublicTrade",
+    "fks.backtest": "Member Result Setup metrics_of resample run run_account sample setup_for",
+    "fks.research.search": "Plan Validation run_range search",
+    "fks.market.files.sample": "sample_tape",
+    "fks.market.tape.player": "play wires_of",
+    "fks.market.tape.reader": "read_records tape_files",
+    "fks.market.exchanges.base": "Levels MessageReader",
+    "fks.clock": "Clock ClockSteps FakeClock RealClock",
+}
+#: names of before the districts, that programs of users import
+OLD_NAMES = {
+    "fks.search": "fks.research.search",
+    "fks.files.sample": "fks.market.files.sample",
+    "fks.tape.player": "fks.market.tape.player",
+    "fks.tape.reader": "fks.market.tape.reader",
+    "fks.exchanges.base": "fks.market.exchanges.base",
 }
 #: a user's file as docs/write-a-strategy.md shows it
 STRATEGY = '''
@@ -92,6 +107,19 @@ def test_star_import_of_data_has_every_call(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", sorted(IMPORTS))
 def test_names_of_a_public_module_can_be_imported(tmp_path: Path, module: str) -> None:
     run(tmp_path, "-c", f"from {module} import {', '.join(IMPORTS[module].split())}")
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_names_of_a_moved_module_can_be_imported_from_the_old_one(tmp_path: Path, old: str) -> None:
+    names = ", ".join(IMPORTS[OLD_NAMES[old]].split())
+    program = f"from {old} import {names}\nimport {old}, {OLD_NAMES[old]}\nassert {old} is {OLD_NAMES[old]}"
+    run(tmp_path, "-c", program)
+
+
+@pytest.mark.parametrize("module", ["fks.cli", "fks.interfaces.cli"])
+def test_the_command_runs_by_its_old_and_its_new_name(tmp_path: Path, module: str) -> None:
+    script = f"import sys; from {module} import main; sys.exit(main(['--version']))"
+    assert run(tmp_path, "-c", script) == run(tmp_path, "-m", module, "--version") == "fks, version 0.1.0\n"
 
 
 def test_bars_have_the_columns_and_methods_that_strategies_use(tmp_path: Path) -> None:

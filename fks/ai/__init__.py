@@ -1,7 +1,7 @@
-"""Documents, models and forecasts: answers with their sources, and advice that cannot order.
+"""Documents, models and forecasts: answers with their sources, and forecasts that cannot order.
 
-Advice leaves as a signal, and is sized, checked and denied like any other. Without a model, a question is answered by
-the passages that were found.
+A forecast is a row that a strategy may read; its signals are sized, checked and denied like any others. Without a
+model, a question is answered by the passages that were found.
 
 - chunks, search, answers: from documents to passages to an answer that quotes them
 - engines, machine: language models in a process, each optional, and checks of a machine for them

@@ -1,7 +1,7 @@
-"""Clocks, always passed in: the machine's, the tests', and one that is wrong on purpose.
+"""Clocks, passed in where time decides something: the machine's, the tests', and one that is wrong on purpose.
 
 `RealClock` is the machine's, `FakeClock` is moved by a test, `WrongClock` is set wrong by `fks chaos` in a demo.
-`ClockSteps` measures the steps of the wall clock. No other module sleeps.
+`ClockSteps` measures the steps of the wall clock. `waiting` waits on such a clock.
 
 Imported by: bridge, store, lab, system, market, trading, data, research, interfaces
 Begin with: `real.py`

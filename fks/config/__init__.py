@@ -1,4 +1,4 @@
-"""Settings and secrets of a node. Other packages get values; they never read the environment.
+"""Settings and secrets of a node: other packages get values, not names of variables.
 
 One table of settings, with a limit and a sentence for each, from a file, the environment and defaults. A wrong value
 ends the start with one message that says which, where and what to do; secrets never appear in it.

@@ -1,7 +1,8 @@
 """Public Python API of stored data, for scripts and notebooks: `from fks.data import *` (docs/read-data.md).
 
-It reads a running system's database as a user does: bars, indicators, balances and accounts, as arrays or DataFrames.
-Names are loaded when first used, since an import of one module of this package must not load pandas.
+Bars, indicators, balances and accounts of a running system's database, as arrays or DataFrames; and calls that make an
+account, record a trade or sync history. Names are loaded when first used, since an import of one module of this package
+must not load pandas.
 
 Imported by: interfaces
 Begin with: `notebook.py`

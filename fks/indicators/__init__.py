@@ -1,8 +1,8 @@
 """Array maths on bars: TA-Lib behind one typed registry, and exact integer helpers where a tie decides a trade.
 
-Columns in, columns out: float64 arrays of the same length, NaN where there is no value yet. `compute` has all of them
-by name (docs/indicators.md). Recursive indicators (EMA, RSI, MACD, ATR, ADX) depend on their first bar; every mode of
-FKS starts them at the same anchor bar (docs/write-a-strategy.md).
+Columns in, columns out: float64 arrays of the same length, NaN where there is no value yet. `compute` has the
+indicators by name (docs/indicators.md). Recursive indicators (EMA, RSI, MACD, ATR, ADX) depend on their first bar;
+every mode of FKS starts them at the same anchor bar (docs/write-a-strategy.md).
 
 Imported by: strategies, ai, store, research, interfaces
 Begin with: `registry.py`

@@ -2,7 +2,8 @@
 
 Each part is a process that may die at any moment. A pure table decides what happens then; a runner starts a successor
 under a higher epoch, so that what the dead process still writes fails. The keeper of a machine does the same for
-PostgreSQL, Redis and Ray by the same table. Nothing here knows what a part does: its `ChildSpec` says all of it.
+PostgreSQL, Redis and Ray by the same table. The table knows a part by its `ChildSpec` alone; the tree of all parts is
+in `actors/tree.py`.
 
 - supervision: the table and the tree, pure; supervisor: what performs it
 - process: one process: heartbeat, log, crash files, confinement; runtime: what every process is given

@@ -2,10 +2,12 @@
 
 What may be sent is decided here, and sent once: a signal becomes a sized intent, an intent becomes approved or denied,
 and the journal has the order before the venue has it. An outcome that is not proven is UNKNOWN and never sent again.
-Stop and target stay equal to the position; the guardian can close everything without the order manager.
+Stop and target follow what is held. The guardian can close everything at a real venue without the order manager.
 
-- risk, matching, portfolio, prop_rules: checks, fills and costs, positions, rules of prop firms; all pure
-- orders: the life cycle of an order as a table, the core of a position, the one protocol that sends it; pure
+- risk: the checks before an order; matching: the fill and cost model; portfolio: positions from fills; prop_rules:
+  rules of prop firms; pure
+- orders: the life cycle of an order as a table (machine), the core of a position (core), its stop and target
+  (protection), and the one protocol that sends an order (submit); pure
 - venues, credentials: sessions of venues and their keys
 - strategy_worker, order_manager, guardian: one package per process
 

@@ -49,10 +49,12 @@ def test_the_agent_of_the_zip_runs_alone(tmp_path: Path) -> None:
     with zipfile.ZipFile(_zip(tmp_path)) as archive:
         archive.extractall(tmp_path)
     folder = tmp_path / "fks-mt5"
-    (folder / "fks" / "lab" / "sim").mkdir()
-    (folder / "fks" / "lab" / "sim" / "__init__.py").touch()
+    sim = folder / "fks" / "lab" / "sim"
+    sim.mkdir(parents=True)
+    (sim.parent / "__init__.py").touch()
+    (sim / "__init__.py").touch()
     source = Path(__file__).parents[4] / "fks" / "lab" / "sim" / "mt5.py"
-    (folder / "fks" / "lab" / "sim" / "mt5.py").write_bytes(source.read_bytes())
+    (sim / "mt5.py").write_bytes(source.read_bytes())
     (folder / "MetaTrader5.py").write_text(_STAND_IN)
     (folder / "agent.env").write_text("MT5_ACCOUNT_NUMBER=5001\nMT5_PASSWORD=pw\n")
     # -S: without the links of an editable installation, which would find the parts that the zip lacks

@@ -111,7 +111,7 @@ monitor-dashboard: ## open the monitor page in a browser, or print where it is
 	@$(BIN)/python scripts/monitor_dashboard.py
 
 clean: ## caches and the virtualenv; never your data
-	rm -rf $(VENV) .web-packages fks/interfaces/web/vendor fks/interfaces/web/guide build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .web-packages fks/web fks/interfaces/web/vendor fks/interfaces/web/guide build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 gpu-up: install ## check GPU, driver and engine, then start everything
 	@$(FKS) ai doctor --gpu || { echo "gpu-up needs what is marked above; 'make up' runs without a GPU"; exit 1; }

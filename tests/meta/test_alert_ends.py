@@ -17,17 +17,17 @@ from scripts.alerts_page import PAGE, rewritten
 ROOT = Path(__file__).resolve().parents[2]
 #: package whose code raises alerts -> the part in the table
 PARTS = {
-    "credentials": "order manager, guardian",
-    "entry": "scheduler",
-    "guardian": "guardian",
-    "jobs": "jobs",
-    "ninja_link": "bridge link",
-    "node": "keeper",
-    "order_manager": "order manager",
-    "orders": "order manager",
+    "trading/credentials": "order manager, guardian",
+    "interfaces/entry": "scheduler",
+    "trading/guardian": "guardian",
+    "research/jobs": "jobs",
+    "bridge/ninja_link": "bridge link",
+    "system/node": "keeper",
+    "trading/order_manager": "order manager",
+    "trading/orders": "order manager",
     "store": "scheduler",
-    "supervision": "supervisor, keeper",
-    "supervisor": "supervisor",
+    "system/supervision": "supervisor, keeper",
+    "system/supervisor": "supervisor",
 }
 #: file of a statement that adds an alert -> the part in the table; `None`: the event is a parameter, or a rule's
 SQL_PARTS = {
@@ -89,7 +89,7 @@ def has_condition(call: ast.Call, event: str, known: dict[str, list[ast.expr]]) 
 def raised_by_calls() -> Iterator[Raised]:
     for folder in (ROOT / "actors", ROOT / "fks"):
         for file in sorted(folder.rglob("*.py")):
-            part = next((PARTS[name] for name in file.relative_to(folder).parts[:-1] if name in PARTS), "none")
+            part = next((part for name, part in PARTS.items() if file.is_relative_to(ROOT / "fks" / name)), "none")
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
             tree = ast.parse(file.read_text())
             for scope in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
@@ -165,7 +165,7 @@ def test_each_owner_reports_the_end_of_its_alerts() -> None:
     """A part with alerts of conditions has a call that ends alerts."""
     calls = re.compile(r"\b_?end_(?:alert|page)\(|\bEndAlert\(")
     for part in {row.raised_by for row in ALERTS if row.end is End.OWNER}:
-        files = [file for name, of in PARTS.items() if of == part for file in ROOT.glob(f"fks/**/{name}/**/*.py")]
+        files = [file for name, of in PARTS.items() if of == part for file in (ROOT / "fks" / name).rglob("*.py")]
         assert any(calls.search(file.read_text()) for file in files), part
 
 

@@ -275,7 +275,7 @@ def run_all(lab: Lab) -> None:
     lab.program("ray", "down", "-y", "cluster.yaml", timeout_s=DOWN_S)
     time_left = time.monotonic() + DOWN_S
     for machine in lab.network.machines:
-        left = "pgrep -fa 'fks.system.node|gcs_server|raylet|ray::' | grep -v pgrep || true"
+        left = "pgrep -fa 'fks[. ](system[.])?node|gcs_server|raylet|ray::' | grep -v pgrep || true"
         wait_until(lambda: not machine.run(left).strip(), deadline_s=time_left - time.monotonic(), every_s=1.0)  # noqa: B023
         assert "@reboot" not in machine.run("crontab -l 2>/dev/null || true")
     lab.note("`ray down`: no process of FKS or Ray is left on any machine, and none starts at boot")

@@ -21,7 +21,7 @@ _FKS = Path(__file__).resolve().parents[2]
 _PARTS = (
     "__init__.py", "bridge/__init__.py", "bridge/mt5/*.py", "bridge/ninja/__init__.py", "bridge/ninja/auth.py",
     "bridge/ninja/framing.py", "bridge/ninja/strict_json.py", "bridge/peer/*.py", "clock/*.py", "model/__init__.py",
-    "model/errors.py", "model/ninja.py", "model/untrusted.py", "moved.py",
+    "model/errors.py", "model/ninja.py", "model/untrusted.py", "moved.py", "moved.txt",
 )  # fmt: skip
 _TEXTS = {
     "requirements.txt": "MetaTrader5\npydantic>=2\n",

@@ -61,6 +61,10 @@ def test_the_agent_of_the_zip_runs_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-S", "-m", "fks.bridge.mt5", "--port", "0"]
     places = {"PYTHONPATH": sysconfig.get_path("purelib"), "PYTHONDONTWRITEBYTECODE": "1"}
     environ = {"PATH": os.environ["PATH"], **places}
+    old = subprocess.run(
+        [sys.executable, "-S", "-m", "fks.mt5", "--help"], cwd=folder, env=environ, capture_output=True, text=True
+    )
+    assert old.stdout.startswith("usage:"), old.stderr  # a task of the machine may have that name
     process = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -105,5 +105,5 @@ def test_fault_commands(sim: Sim, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_kind_of_fault_is_documented() -> None:
-    page = (SAMPLE.parents[3] / "docs" / "local-exchange.md").read_text()
+    page = (SAMPLE.parents[4] / "docs" / "local-exchange.md").read_text()
     assert not [kind for kind in KINDS if f"`{kind}`" not in page]

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import grimp
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 _BLOCK = re.compile(r"(<!-- generated: (picture|table) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -25,22 +27,16 @@ def page_of(district: str) -> str:
 @cache
 def imports() -> dict[str, set[str]]:
     """Return for each district those that it imports, the lowest district first."""
-    found: dict[str, set[str]] = {path.parent.name: set() for path in (ROOT / "fks").glob("*/__init__.py")}
-    for district, others in found.items():
-        for file in (ROOT / "fks" / district).rglob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text())):
-                others |= {name.split(".")[1] for name in _names(node) if name.startswith("fks.")} & found.keys()
-        others.discard(district)
+    districts = {path.parent.name for path in (ROOT / "fks").glob("*/__init__.py")}
+    graph = grimp.build_graph("fks", cache_dir=None)
+    for district in districts:
+        graph.squash_module(f"fks.{district}")
+    found = {
+        district: {name.rpartition(".")[2] for name in graph.find_modules_directly_imported_by(f"fks.{district}")}
+        & (districts - {district})
+        for district in districts
+    }
     return dict(sorted(found.items(), key=lambda item: (len(_below(item[0], found)), item[0])))
-
-
-def _names(node: ast.AST) -> list[str]:
-    """Return the modules that a statement imports."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-        return [f"{node.module}.{alias.name}" for alias in node.names]
-    return []
 
 
 def _below(district: str, found: Mapping[str, set[str]]) -> set[str]:

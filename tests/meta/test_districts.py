@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 
@@ -35,3 +36,13 @@ def test_architecture_shows_the_districts() -> None:
     text = PAGE.read_text()
     assert text == rewritten(text), "docs/architecture.md is old: python scripts/architecture.py"
     assert all(f"fks/{district}/__init__.py" in text for district in FOUND)
+
+
+def test_a_contract_that_forbids_all_packages_names_its_own_district_too() -> None:
+    """import-linter leaves out of `fks.*` the district that has the source."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    all_of = [found for found in contracts if "fks.*" in found.get("forbidden_modules", ())]
+    assert len(all_of) > 5
+    for found in all_of:
+        districts = {source.rpartition(".")[0] for source in found["source_modules"]} - {"fks"}
+        assert {f"{district}.*" for district in districts} <= set(found["forbidden_modules"]), found["id"]

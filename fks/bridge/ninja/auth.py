@@ -1,10 +1,10 @@
 """The MACs of fks1: of the opening, in which each end proves that it has the secret, and of the lines after it.
 
 Both nonces are in both MACs of the opening, so that neither can be replayed; the role words stop reflection. A client
-that can put a MAC on each line begins its nonce with a mark, and a bridge that can do it then marks its own; nobody in
-between can take a mark out or put one in. With both marks `auth` and everything after it are `<MAC> <JSON>`: the MAC of
-a line and its number, with a key for each direction of this one session. So a line that was changed, repeated, left out
-or moved is noticed.
+that can put a MAC on each line begins its nonce with a mark, and a bridge that can do it then marks its own; no program
+in between can take a mark out or put one in. With both marks `auth` and everything after it are `<MAC> <JSON>`: the MAC
+of a line and its number, with a key for each direction of this one session. So a line that was changed, repeated, left
+out or moved is noticed.
 """
 
 from __future__ import annotations

@@ -235,7 +235,8 @@ class Halt(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relayed(Record):
-    """Event `relay`: a signal shown to a person who trades by hand. The event's `fields` have the whole signal."""
+    """Event `relay`: a signal that is shown to a person, for trading by hand. The event's `fields` have the whole
+    signal."""
 
     kind: ClassVar[str] = "relay"
     id: str = need(ID)

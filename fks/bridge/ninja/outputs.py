@@ -1,4 +1,4 @@
-"""What a client session gives back: commands for the socket, and events for the application."""
+"""Outputs of a client session: commands for the socket, and events for the application."""
 
 from __future__ import annotations
 

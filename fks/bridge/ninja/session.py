@@ -4,9 +4,9 @@ The driver of the socket calls `start`, `connected`, `dial_failed`, `receive`, `
 `due_s`; after each call it takes the outputs with `take` and performs the commands in their order. The session connects
 again by itself until `stop`, or until another instance has taken its place.
 
-The event log: `Logged` gives every event once and in order. The application stores it and calls `stored`, which is what
-the bridge is acknowledged and what a new connection begins at. A missing number closes the connection, and the new one
-asks again; nothing is ever re-ordered or guessed.
+The event log: `Logged` gives every event once and in order. The application stores it and calls `stored`: up to there
+the bridge is acknowledged, and from there a new connection begins. A missing number closes the connection, and the new
+one asks again; nothing is ever re-ordered or guessed.
 
 Signals: `prepare` makes the line, the application commits it with its epoch, `send` writes it, at most once for an id,
 and repeats it only where `fks.bridge.ninja.signals` allows. Signals that an earlier process may have sent come in by
@@ -89,7 +89,7 @@ class Draws:
 
 
 class UnsentReason(StrEnum):
-    """Why a signal or request was not sent. Nothing has left."""
+    """Reason for which a signal or request was not sent. Nothing has left."""
 
     NOT_READY = "not_ready"
     SUSPECT = "suspect"

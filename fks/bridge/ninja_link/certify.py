@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class CheckFailed(Exception):
-    """A check found what must not be; the text says what. `measured`: what the next steps need of it."""
+    """A check found what must not be; the text names it. `measured`: figures for the next steps."""
 
     def __init__(self, text: str, measured: Mapping[str, object] | None = None) -> None:
         super().__init__(text)

@@ -2,7 +2,7 @@
 
 It decides nothing about orders. A request's line is committed (SENDING) before its first byte leaves, and an event is
 committed before the bridge is acknowledged. While PostgreSQL is away the connection stays, nothing is sent, nothing is
-acknowledged, and what was received waits in memory; then it goes on. One process per group holds the lease and writes.
+acknowledged, and received lines wait in memory; then it goes on. One process per group holds the lease and writes.
 
 Of a signal the same line is sent again only where `fks.bridge.ninja.signals` allows it. After a restart the bridge is
 asked about every signal that may have left.
@@ -60,7 +60,7 @@ BEAT_S = 1.0  # between two writes of the link's row, when nothing changes
 BEAT_LEAST_S = 0.05
 AGAIN_S = 0.5  # after PostgreSQL did not answer
 CLAIM_MAX, EVENTS_BATCH, EVENTS_MAX = 100, 500, 50_000
-EXECUTIONS_MAX = 20_000  # kept to tell what an amendment changes
+EXECUTIONS_MAX = 20_000  # kept to find the change of an amendment
 DRAIN_S = 2.0
 DISCONNECTED_S = 30.0  # without a connection: a person is paged, if the platform is required
 PRUNE_S = 3_600.0
@@ -567,7 +567,7 @@ class NinjaLink:
         self._alert("page", "ninja.log_lost", text, first=event.first, last=event.last)
         seq, newest = session.welcome.oldest_seq - 1, self._events[-1] if self._events else None
         if newest is not None and newest.epoch == event.epoch and newest.seq >= seq:
-            return  # another journal begins here: its row tells readers to reconcile
+            return  # another journal begins here: its row makes readers reconcile
         if seq > session.stored_seq:
             body = {"first": event.first, "last": event.last}
             self._queue_event(NinjaEvent(event.epoch, seq, "gap", None, None, body, self._clock.now_ns()))
@@ -863,5 +863,5 @@ class NinjaLink:
 
 
 def _known_kind(event: m.LogEvent) -> str:
-    """Return the kind for a metric's label: what the bridge names freely is counted together."""
+    """Return the kind for a metric's label: kinds that the bridge names freely are counted together."""
     return "unknown" if isinstance(event.body, m.UnreadableEvent) else event.kind

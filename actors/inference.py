@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from fks.ai.engines import Deployment, InferenceQueue, engine_of
+from fks.ai.engines import engine_of
+from fks.ai.engines.deployment import Deployment
+from fks.ai.engines.queue import InferenceQueue
 from fks.system.runtime import IsolatedComponent
 
 

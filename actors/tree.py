@@ -13,7 +13,7 @@ from functools import lru_cache
 from pkgutil import resolve_name
 from typing import Any
 
-from fks.ai.engines import Deployment
+from fks.ai.engines.deployment import Deployment
 from fks.config.runtime import SUPERVISOR
 from fks.config.settings import WORKERS_MAX, Settings
 from fks.model.ninja import MT5, PLATFORMS

@@ -44,7 +44,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._results import run, same
 from benchmarks.faults.rig import Rig
 from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
-from fks.ai.engines import Completion, LlamaCppEngine
+from fks.ai.engines.llama import LlamaCppEngine
+from fks.ai.engines.port import Completion
 from fks.ai.forecast import LEVELS, features
 from fks.config.settings import DatabaseSettings
 from fks.research.jobs.forecast import Forecaster, load_model, run_forecast

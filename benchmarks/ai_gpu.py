@@ -31,7 +31,8 @@ from benchmarks._results import run, same
 from benchmarks.ai import LIMIT, QUESTIONS, ready, texts_of
 from benchmarks.faults.rig import Rig
 from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
-from fks.ai.engines import Completion, LlamaCppEngine
+from fks.ai.engines.llama import LlamaCppEngine
+from fks.ai.engines.port import Completion
 from fks.ai.machine import gpu_rows, has_gpu_build
 from tests.support.gguf_model import deployed
 

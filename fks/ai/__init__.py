@@ -10,5 +10,5 @@ model, a question is answered by the passages that were found.
 
 Imported by: store, research, interfaces
 Begin with: `answers.py`
-Most important: `search.py`, `engines.py`, `forecast.py`
+Most important: `search.py`, `engines/llama.py`, `forecast.py`
 """

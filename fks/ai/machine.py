@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from fks.ai.engines import INSTALL, has_llama
+from fks.ai.engines.deployment import INSTALL, has_llama
 
 CUDA_MIN: Final = (12, 2)
 VIDEO_GB_MIN: Final = 8.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fks.ai.engines import Deployment, scheduled
+from fks.ai.engines.deployment import Deployment, scheduled
 from fks.model.health import LOST_AFTER_S
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Database

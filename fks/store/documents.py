@@ -20,7 +20,7 @@ from typing import Any, Final
 import asyncpg
 
 from fks.ai.chunks import Chunk, Kind, checked_source, chunks_of, document_id, kind_of_name, title_of
-from fks.ai.engines import Embedding, InferenceCall
+from fks.ai.engines.port import Embedding, InferenceCall
 from fks.ai.search import (
     CHUNKS_MIN,
     COVERAGE_MIN,

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
-from fks.ai.engines import Completion, InferenceQueue, engine_of
+from fks.ai.engines import engine_of
+from fks.ai.engines.port import Completion
+from fks.ai.engines.queue import InferenceQueue
 from fks.store.db import Database
 from fks.system.servers.embedded import PostgresServer
 from tests.support.ai_chaos import Load, survive_kills

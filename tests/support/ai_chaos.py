@@ -25,7 +25,9 @@ import httpx
 import psutil
 import pytest
 
-from fks.ai.engines import Deployment, InferenceQueue, engine_of
+from fks.ai.engines import engine_of
+from fks.ai.engines.deployment import Deployment
+from fks.ai.engines.queue import InferenceQueue
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings
 from fks.model.errors import OutageError

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fks.ai.engines import Deployment, InferenceCall, InferenceQueue, engine_of
+from fks.ai.engines import engine_of
+from fks.ai.engines.deployment import Deployment
+from fks.ai.engines.port import InferenceCall
+from fks.ai.engines.queue import InferenceQueue
 from fks.model.errors import OutageError
 
 LINE_MAX = 2**24

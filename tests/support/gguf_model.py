@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from fks.ai.engines import Deployment, facts_of_file
+from fks.ai.engines.deployment import Deployment, facts_of_file
 
 _SURE = 50.0  # a weight beside which the random ones do not count
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from fks.ai.engines import Deployment, facts_of_model
+from fks.ai.engines.deployment import Deployment, facts_of_model
 
 WIDTH = 64
 

@@ -45,7 +45,7 @@ from fks.system.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMete
 from fks.system.process.self_metrics import SelfMetrics
 
 if TYPE_CHECKING:
-    from fks.ai.engines import InferenceCall
+    from fks.ai.engines.port import InferenceCall
     from fks.interfaces.entry.amending import Amending
     from fks.interfaces.entry.answering import Answering
     from fks.interfaces.entry.approving import Approving

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from fks.ai.answers import SYSTEM, TOKENS_MAX, ModelAnswer, answer_so_far, checked_answer, prompt_of, schema_of
-from fks.ai.engines import Completion, InferenceCall
+from fks.ai.engines.port import Completion, InferenceCall
 from fks.clock import Clock
 from fks.interfaces.entry.external import PROVIDER, ExternalModel
 from fks.model.errors import OutageError, Problem

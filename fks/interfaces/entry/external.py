@@ -15,7 +15,8 @@ import httpx
 
 from fks.ai.answers import SYSTEM, TOKENS_MAX, ModelAnswer, checked_answer, prompt_of, schema_of
 from fks.ai.consent import TOKENS_READ_MAX, Consent, may_call
-from fks.ai.engines import Completed, Completion, ProviderEngine
+from fks.ai.engines.http import ProviderEngine
+from fks.ai.engines.port import Completed, Completion
 from fks.model.errors import FksError, OutageError
 from fks.store.consents import ConsentStore
 from fks.store.db import Database

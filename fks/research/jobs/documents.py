@@ -14,7 +14,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 from fks.ai.consent import TOKENS_READ_MAX, may_call
-from fks.ai.engines import Embedding, InferenceCall, ProviderEngine
+from fks.ai.engines.http import ProviderEngine
+from fks.ai.engines.port import Embedding, InferenceCall
 from fks.config.settings import Ai
 from fks.model.errors import FksError, OutageError
 from fks.model.timeframe import iso

@@ -20,7 +20,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from fks.ai.chunks import SOURCE_MAX, Chunk, Kind, checked_source, chunks_of
-from fks.ai.engines import INSTALL
+from fks.ai.engines.deployment import INSTALL
 from fks.model.errors import InputError, unprocessable
 from fks.system.process.isolated import answers, end_of, started
 

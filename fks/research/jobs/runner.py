@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fks.ai.engines import InferenceCall
+from fks.ai.engines.port import InferenceCall
 from fks.clock import RealClock
 from fks.config.credentials import without_venue_keys
 from fks.config.endpoints import NodeEndpoints, load_node

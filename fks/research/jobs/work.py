@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
-from fks.ai.engines import InferenceCall
+from fks.ai.engines.port import InferenceCall
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
 from fks.research.jobs.backtest import BarsRequest, LoadedBars

@@ -15,15 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.ai.engines import (
-    Deployment,
-    Embedding,
-    InferenceQueue,
-    ModelEngine,
-    check_deployment,
-    engine_of,
-    external_weights,
-)
+from fks.ai.engines import engine_of
+from fks.ai.engines.deployment import Deployment, check_deployment
+from fks.ai.engines.encoder_files import external_weights
+from fks.ai.engines.port import Embedding, ModelEngine
+from fks.ai.engines.queue import InferenceQueue
 from fks.config.paths import Paths
 from fks.interfaces.cli.base import OK, USAGE
 from fks.model.errors import InputError, OutageError, PeerError, Problem
@@ -550,7 +546,7 @@ def test_models_that_cannot_embed_or_answer_are_refused(tmp_path: Path, monkeypa
         with pytest.raises(InputError) as refused:
             check_deployment(wanted)
         assert refused.value.status == 422
-    monkeypatch.setattr("fks.ai.engines.has_onnx", lambda: False)
+    monkeypatch.setattr("fks.ai.engines.deployment.has_onnx", lambda: False)
     with pytest.raises(InputError, match="not installed") as refused:
         check_deployment(Deployment("words", "onnx", folder, purpose="embed"))
     assert refused.value.status == 501

@@ -17,18 +17,11 @@ import pytest
 from aiohttp import web
 
 from fks.ai.answers import ANSWER_MAX, QUOTED_MAX, SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
-from fks.ai.engines import (
-    Completed,
-    Completion,
-    Deployment,
-    Embedding,
-    InferenceQueue,
-    LlamaCppEngine,
-    TextTaker,
-    check_deployment,
-    engine_of,
-    scheduled,
-)
+from fks.ai.engines import engine_of
+from fks.ai.engines.deployment import Deployment, check_deployment, scheduled
+from fks.ai.engines.llama import LlamaCppEngine
+from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker
+from fks.ai.engines.queue import InferenceQueue
 from fks.ai.machine import gpu_rows
 from fks.model.errors import InputError, OutageError, PeerError
 from tests.support.gguf_model import deployed, write_model
@@ -302,7 +295,7 @@ def test_deployments_that_no_engine_can_serve_are_refused(tmp_path: Path, monkey
         with pytest.raises(InputError) as refused:
             check_deployment(wanted)
         assert refused.value.status == 422
-    monkeypatch.setattr("fks.ai.engines.has_llama", lambda: False)
+    monkeypatch.setattr("fks.ai.engines.deployment.has_llama", lambda: False)
     with pytest.raises(InputError, match="not installed") as refused:
         check_deployment(Deployment("m", "llama_cpp", str(text)))
     assert (refused.value.status, "pip install 'fks[ai]'" in refused.value.remedy) == (501, True)

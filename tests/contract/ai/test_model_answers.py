@@ -14,7 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from fks.ai.engines import Completed, Completion, Embedding, InferenceQueue, TextTaker, engine_of
+from fks.ai.engines import engine_of
+from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker
+from fks.ai.engines.queue import InferenceQueue
 from fks.interfaces.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.model.errors import OutageError
 from fks.store.db import Database
@@ -520,7 +522,7 @@ async def test_commands_deploy_list_and_remove_models(
     assert (await fks("ai", "undeploy", "noise"))[0] == OK
     assert await DeploymentStore(seeded).all() == []
     assert (await fks("ai", "undeploy", "noise"))[0] == USAGE
-    monkeypatch.setattr("fks.ai.engines.has_llama", lambda: False)
+    monkeypatch.setattr("fks.ai.engines.deployment.has_llama", lambda: False)
     async with gateway.client("admin") as client:
         absent = await client.post("/ai/deployments", json={"name": "noise", "model": str(file)})
         assert (absent.status_code, absent.json()["code"]) == (501, "AI_NOT_INSTALLED")

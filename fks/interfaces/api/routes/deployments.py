@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fks.ai.engines import NAME, Deployment, check_deployment, facts_of_model
+from fks.ai.engines.deployment import NAME, Deployment, check_deployment, facts_of_model
 from fks.interfaces.api.exact import ExactJson
 from fks.interfaces.api.query import Admin, Body, BodyOf, Gate, Reader
 from fks.interfaces.api.routing import Router

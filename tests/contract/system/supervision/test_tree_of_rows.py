@@ -10,7 +10,7 @@ from typing import Any
 
 from actors.system import options_of
 from actors.tree import want
-from fks.ai.engines import Deployment
+from fks.ai.engines.deployment import Deployment
 from fks.config.environment import without_credentials
 from fks.config.settings import Ai, Mt5, Ninja, Settings, Strategies
 from fks.store.assets import Asset, AssetStore

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from actors.tree import tree_of
-from fks.ai.engines import Deployment
+from fks.ai.engines.deployment import Deployment
 from fks.config.settings import Settings, Strategies, Supervision
 from fks.lab.chaos.kinds import SCENARIOS
 from fks.lab.chaos.plan import Roster, make_plan

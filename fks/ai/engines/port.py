@@ -1,0 +1,90 @@
+"""Port of the engines: a request, its answer, and the methods that every engine has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol
+
+from fks.ai.engines.deployment import Deployment
+from fks.model.errors import PeerError
+
+#: sends a message to the process of a replica and returns its answer; OutageError when the process is gone
+InferenceCall = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, Any]]]
+#: requests that one process works on at the same time
+SLOTS: Final = 2
+#: of llama.cpp's threads: trading has three times as much of a processor that both want
+NICE: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One prompt. `schema`: the JSON schema of the text that is wanted; `timeout_s`: how long it may take in all."""
+
+    system: str
+    user: str
+    schema: Mapping[str, Any]
+    tokens_max: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Texts that are to become vectors. `sha256`: of the model that is meant; another one refuses; `timeout_s`: how
+    long it may take in all; `collection`: of the documents that they are from, "" for none."""
+
+    texts: tuple[str, ...]
+    sha256: str
+    is_question: bool
+    timeout_s: float
+    collection: str = ""
+
+    def message(self) -> dict[str, object]:
+        """Return it as a message to a process."""
+        return {"embed": asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The text of a model. `is_whole`: it ended by itself, not at a limit of tokens; `prompt_tokens`: 0 where nothing
+    counts them."""
+
+    text: str
+    tokens: int
+    is_whole: bool
+    prompt_tokens: int = 0
+
+
+#: called with each part of a text as it is made, on a thread of the engine
+TextTaker = Callable[[str], None]
+
+
+class ModelEngine(Protocol):
+    """One loaded model. Its methods may be called `SLOTS` times at once; cancelled, they stop the work."""
+
+    async def load(self) -> None:
+        """Make the model ready. Errors: PeerError for a model that cannot be served here; OutageError while the server
+        of the model is away."""
+
+    async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
+        """Return the completion of a prompt. `take` is given its text before that, by engines that can. Errors:
+        PeerError, OutageError."""
+
+    async def embed(self, asked: Embedding) -> list[list[float]]:
+        """Return a vector for each text, as the model gives it. Errors: PeerError."""
+
+    async def close(self) -> None:
+        """Free the model."""
+
+
+_CONTROL = re.compile(r"<\|[^|>]*\|?>|</?s>|\[/?INST\]")  # how models mark turns: a text must not begin one
+
+
+def unmarked(text: str) -> str:
+    return _CONTROL.sub(" ", text)
+
+
+def check_meant(asked: Embedding, served: Deployment) -> None:
+    if (served.purpose, served.sha256) != ("embed", asked.sha256):
+        raise PeerError(f"{served.name} serves another model than the one whose vectors are wanted")

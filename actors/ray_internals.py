@@ -39,6 +39,22 @@ def address_of_raylet() -> str:
     return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
 
 
+def available_by_node() -> dict[str, dict[str, float]]:
+    """Return the resources that are free on each node, by its id. Errors: ray.exceptions.RayError."""
+    from ray._private.state import available_resources_per_node
+
+    found: dict[str, dict[str, float]] = available_resources_per_node()
+    return found
+
+
+def node_of_actor(handle: Any) -> str:
+    """Return the id of the node on which an actor runs, "" before it is on one. Errors: ray.exceptions.RayError."""
+    from ray._private.state import actors
+
+    found = str(actors(handle._actor_id.hex()).get("Address", {}).get("NodeID", ""))
+    return "" if set(found) == {"f"} else found  # Ray's id of none
+
+
 def close_replica_port() -> None:
     """Keep this replica from opening Serve's own gRPC port. Call before Serve has initialised the replica.
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fks.ai.placement import GpuNode, HeldShare, gpus_to_come
 from fks.model.errors import OutageError
 
 GCS_S = 2.0  # how long Ray's control plane may take to answer
+KEPT_S = 15.0  # how long a replica without a process keeps its share: the longest pause before a restart and a start
 READ_AGAIN_S = 10.0  # age of a reading of video memory after which it is read again
 READ_S = 30.0  # how long a node may take to read it: a process may have to be started there
 FIRST_READ_S = 5.0  # how long a placement waits for the first reading of a node
@@ -49,14 +51,18 @@ class RayGpus:
         """`autoscaling_file`: what `ray up` left for Ray's autoscaler, None where there is none."""
         self._namespace, self._read_memory = namespace, read_memory
         self._autoscaling_file = Path(autoscaling_file) if autoscaling_file else None
-        self._placed: Mapping[str, str] = {}  # the node of each replica by the newest placement
+        self._placed: dict[str, tuple[str, float]] = {}  # node and share of each replica by the newest placement
+        self._seen_s: dict[str, float] = {}  # when each replica last had a process
         self._readings: dict[str, tuple[float, tuple[int, ...] | None, str]] = {}  # node -> when, memory, problem
         self._reading: dict[str, asyncio.Task[None]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpus")  # a call waits for a GCS that is away
+        self._asking: asyncio.Future[Any] | None = None
         self._asked: list[float] | None = None
 
-    def note(self, placed: Mapping[str, str]) -> None:
-        """Keep the placement, for replicas that Ray has not put on their node yet."""
-        self._placed = dict(placed)
+    def note(self, wanted: Sequence[Deployment], nodes: Mapping[str, str]) -> None:
+        """Keep a placement, for replicas that Ray has not put on their node yet, and for those that die."""
+        shares = {child: one.gpus for one in wanted if one.gpus for child in one.children()}
+        self._placed = {child: (nodes[child], gpus) for child, gpus in shares.items() if child in nodes}
 
     async def look(
         self, wanted: Sequence[Deployment], loaded: frozenset[str]
@@ -65,12 +71,8 @@ class RayGpus:
         that can still be started. `loaded`: replicas whose model is loaded. Errors: OutageError while Ray's control
         plane does not answer."""
         children = [child for one in wanted if one.gpus for child in one.children()]
-        try:
-            async with asyncio.timeout(GCS_S):
-                nodes, free, where = await asyncio.to_thread(self._asked_of_ray, children)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            raise OutageError("Ray does not say which GPUs there are") from error
-        held = {child: HeldShare(node or self._placed.get(child, ""), child in loaded) for child, node in where.items()}
+        nodes, free, where = await self._answer_of_ray(children)
+        held = self._held(children, where, loaded)
         offered = {str(node["NodeID"]): node for node in nodes if node["Alive"] and node["Resources"].get("GPU")}
         if len(held) < len(children):  # a reading starts a process there: without need there is none
             await self._read(list(offered))
@@ -85,6 +87,33 @@ class RayGpus:
             for id, node in sorted(offered.items())
         ]
         return found, held, await asyncio.to_thread(self._to_come, sum(node.gpus for node in found))
+
+    async def _answer_of_ray(
+        self, children: Sequence[str]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
+        """Return the nodes, their free resources, and the node of each replica that has a process. Errors: OutageError,
+        also while an earlier question is not answered."""
+        if self._asking is not None and not self._asking.done():
+            raise OutageError("Ray does not say which GPUs there are")
+        self._asking = asyncio.get_running_loop().run_in_executor(self._thread, self._asked_of_ray, children)
+        try:
+            async with asyncio.timeout(GCS_S):
+                found: tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]] = await asyncio.shield(self._asking)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            raise OutageError("Ray does not say which GPUs there are") from error
+        return found
+
+    def _held(self, children: Sequence[str], where: Mapping[str, str], loaded: frozenset[str]) -> dict[str, HeldShare]:
+        """Return the replicas that hold a share. One that has died keeps it for some seconds: it is started there
+        again, and Ray counts its share as taken for a moment."""
+        now = time.monotonic()
+        self._seen_s = {child: now if child in where else self._seen_s.get(child, now - KEPT_S) for child in children}
+        held = {}
+        for child in children:
+            if now - self._seen_s[child] < KEPT_S:
+                node, gpus = self._placed.get(child, ("", None))
+                held[child] = HeldShare(where.get(child) or node, child in where and child in loaded, gpus)
+        return held
 
     def _asked_of_ray(self, children: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
         where = {}
@@ -108,17 +137,17 @@ class RayGpus:
         memory, problem = None, ""
         at = NodeAffinitySchedulingStrategy(id, soft=False)
         task = ray.remote(num_cpus=0, num_gpus=0, max_retries=0, scheduling_strategy=at)(_read_here)
-        reading = task.remote(self._read_memory)
         try:
+            reading = task.remote(self._read_memory)
             async with asyncio.timeout(READ_S):
                 memory = tuple(int(free) for free in await reading)
         except ray.exceptions.RayTaskError as error:
             problem = str(error.cause)[:200]
-        except ray.exceptions.RayError as error:
-            problem = f"its process ended: {type(error).__name__}"
         except TimeoutError:
             problem = f"it took more than {READ_S:g} s"
             ray.cancel(reading, force=True)
+        except Exception as error:  # whatever it is: no model is placed without a reading
+            problem = f"{type(error).__name__}: {error}"[:200]
         finally:
             del self._reading[id]
         self._readings[id] = (time.monotonic(), memory, problem)

@@ -184,7 +184,7 @@ class GpuCluster(Protocol):
     async def request(self, wanted: Sequence[Deployment]) -> None:
         """Ask for machines on which all replicas fit."""
 
-    def note(self, placed: Mapping[str, str]) -> None:
+    def note(self, wanted: Sequence[Deployment], nodes: Mapping[str, str]) -> None:
         """Keep the nodes on which replicas were placed."""
 
 
@@ -225,7 +225,7 @@ def want(component: Component, gpus: GpuCluster) -> Callable[[], Awaitable[Super
             nodes, held, to_come = await gpus.look(found, ready)
         limit_gb = component.settings.ai.cpu_model_max_gb
         placement = place(found, nodes, held, cpu_model_max_gb=limit_gb, gpus_to_come=to_come)
-        gpus.note(placement.nodes)
+        gpus.note(found, placement.nodes)
         for change in [*failed, *await deployments.note(placement)]:
             if change.state == "wanted":
                 component.log.info("model.placed", model=change.name, reason=change.reason)

@@ -33,10 +33,12 @@ class GpuNode:
 
 @dataclass(frozen=True, slots=True)
 class HeldShare:
-    """A replica's share of the GPUs of a node. `is_loaded`: its model is in the video memory already."""
+    """A replica's share of the GPUs of a node. `gpus`: as many as it was given, None if as many as its deployment asks
+    for; `is_loaded`: its model is in the video memory already."""
 
     node_id: str
     is_loaded: bool = False
+    gpus: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,18 @@ def place(
 ) -> ModelPlacement:
     """Return the placement of the replicas of deployments, the first deployments first.
 
-    `held`: the replicas that have a process, by id; one on a node that has left counts as without. `gpus_to_come`: GPUs
-    of the largest machine that the cluster can still start.
+    `held`: the replicas that have a process, by id. One on a node that has left, or with another share than its
+    deployment asks for now, counts as without. `gpus_to_come`: GPUs of the largest machine that the cluster can still
+    start.
     """
     found = ModelPlacement()
     capacities = {node.id: _Capacity(node) for node in nodes}
     for one in wanted:
         for child in one.children():
-            if one.gpus and child in held and held[child].node_id in capacities:
-                capacities[held[child].node_id].hold(one, held[child])
-                found.nodes[child] = held[child].node_id
+            share = held.get(child)
+            if one.gpus and share and share.node_id in capacities and share.gpus in (None, one.gpus):
+                capacities[share.node_id].hold(one, share)
+                found.nodes[child] = share.node_id
     for one in wanted:
         found.states[one.name] = _placed(one, capacities, found.nodes, cpu_model_max_gb, gpus_to_come)
     return found

@@ -50,6 +50,15 @@ def read_nothing(visible: str | None) -> list[int]:
     raise PeerError("NVML: Driver Not Loaded")
 
 
+def is_there(name: str) -> bool:
+    """Return whether Ray knows an actor of this name."""
+    try:
+        ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
 async def see(cluster: Cluster, url: str, folder: Path) -> dict[str, Any]:
     """Return what became of the models, step by step; nodes by the number of their GPUs."""
     half = Deployment("half", "ollama", "m", url, size_bytes=GB, gpus=0.5, replicas=2)
@@ -61,7 +70,7 @@ async def see(cluster: Cluster, url: str, folder: Path) -> dict[str, Any]:
     async def placed(gpus: RayGpus, wanted: Sequence[Deployment]) -> dict[str, Any]:
         nodes, held, to_come = await gpus.look(wanted, frozenset())
         found = place(wanted, nodes, held, cpu_model_max_gb=8.0, gpus_to_come=to_come)
-        gpus.note(found.nodes)
+        gpus.note(wanted, found.nodes)
         last.update(found.nodes)
         return {
             "nodes": {child.removeprefix("inference:"): names.get(id, "any") for child, id in found.nodes.items()},
@@ -93,6 +102,8 @@ async def see(cluster: Cluster, url: str, folder: Path) -> dict[str, Any]:
 
     for number in range(2):
         ray.kill(ray.get_actor(f"inference:half:{number}", NAMESPACE))
+    await until(lambda: not is_there("inference:half:0"), deadline_s=60.0, every_s=0.01)
+    seen["just_died"] = await placed(blind, wanted)
     await until(lambda: ray.available_resources().get("GPU") == 1.0, deadline_s=60.0, every_s=0.2)
     wanted = [both, late]
     seen["unreadable"] = await placed(blind, wanted)

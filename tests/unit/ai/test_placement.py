@@ -99,6 +99,13 @@ def test_a_share_that_ray_still_counts_as_free_is_given_once() -> None:
     assert placed(MODEL, replace(MODEL, name="second"), nodes=(node,), held=held).nodes == {"inference:m:0": "1"}
 
 
+def test_a_replica_whose_share_changed_is_placed_again() -> None:
+    held = {"inference:m:0": HeldShare("1", gpus=0.5)}  # deployed again with a whole one
+    taken = replace(NODE, gpus=1.0, free=0.5, memory=(24 * GB,))
+    assert placed(MODEL, nodes=(taken,), held=held).nodes == {}
+    assert placed(MODEL, nodes=(taken,), held={"inference:m:0": HeldShare("1", gpus=1.0)}).nodes != {}
+
+
 def test_a_replica_of_a_node_that_left_is_placed_on_another() -> None:
     held = {"inference:m:0": HeldShare("gone", is_loaded=True)}
     assert placed(MODEL, held=held).nodes == {"inference:m:0": "1"}

@@ -42,6 +42,9 @@ def test_models_hold_shares_of_gpus_on_the_nodes_that_have_them(tmp_path: Path) 
     assert seen["while_they_run"] == seen["first"]
     assert seen["after_a_restart"]["nodes"] == seen["first"]["nodes"]
 
+    # one that dies keeps its share for the moments until it is started again
+    assert seen["just_died"]["nodes"] == seen["first"]["nodes"]
+
     # GPUs that are free again, with and without a reading of their memory
     state, reason = seen["unreadable"]["states"]["late"]
     assert state == "unschedulable"

@@ -42,9 +42,9 @@ class Gpus:
     async def request(self, wanted: Sequence[Deployment]) -> None:
         self.asked = [one.name for one in wanted]
 
-    def note(self, placed: Mapping[str, str]) -> None:
+    def note(self, wanted: Sequence[Deployment], nodes: Mapping[str, str]) -> None:
         """Each placed replica has a process from now on."""
-        self.held = {child: HeldShare(node) for child, node in placed.items()}
+        self.held = {child: HeldShare(node) for child, node in nodes.items()}
 
 
 def wanted_by(

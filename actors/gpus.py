@@ -16,7 +16,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.ray_internals import available_by_node, node_of_actor
+from actors.ray_internals import available_by_node, node_of_actor, request_nodes
 from fks.ai.engines.deployment import Deployment
 from fks.ai.machine import free_video_memory
 from fks.ai.placement import GpuNode, HeldShare, gpus_to_come
@@ -169,11 +169,9 @@ class RayGpus:
         shares = sorted(one.gpus for one in wanted if one.gpus for _ in range(one.replicas))
         if self._autoscaling_file is None or shares == self._asked:
             return
-        from ray.autoscaler.sdk import request_resources
-
         try:
             async with asyncio.timeout(GCS_S):
-                await asyncio.to_thread(request_resources, bundles=[{"GPU": share} for share in shares])
+                await asyncio.to_thread(request_nodes, [{"GPU": share} for share in shares])
         except (ray.exceptions.RayError, RuntimeError, TimeoutError) as error:
             raise OutageError("Ray's autoscaler cannot be asked for a node with a GPU") from error
         self._asked = shares

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ def node_of_actor(handle: Any) -> str:
 
     found = str(actors(handle._actor_id.hex()).get("Address", {}).get("NodeID", ""))
     return "" if set(found) == {"f"} else found  # Ray's id of none
+
+
+def request_nodes(shapes: Sequence[Mapping[str, float]]) -> None:
+    """Have Ray's autoscaler keep as many nodes as all these shapes of resources need, until it is asked again. Errors:
+    ray.exceptions.RayError, RuntimeError."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[dict(shape) for shape in shapes])
 
 
 def close_replica_port() -> None:

@@ -42,6 +42,10 @@ def _read_here(read_memory: MemoryReader) -> Sequence[int]:
     return read_memory(visible)
 
 
+#: made once: the GCS would keep each one
+_reading_task = ray.remote(num_cpus=0, num_gpus=0, max_retries=0)(_read_here)
+
+
 class RayGpus:
     """Looks at the GPUs of the cluster, and asks for machines. Holds the newest readings of video memory."""
 
@@ -83,6 +87,7 @@ class RayGpus:
                 float(node["Resources"]["GPU"]),
                 free.get(id, {}).get("GPU", 0.0),
                 *self._readings.get(id, (0.0, None, "it has not been read yet"))[1:],
+                frozenset(node["Resources"]),
             )
             for id, node in sorted(offered.items())
         ]
@@ -136,9 +141,8 @@ class RayGpus:
     async def _read_node(self, id: str) -> None:
         memory, problem = None, ""
         at = NodeAffinitySchedulingStrategy(id, soft=False)
-        task = ray.remote(num_cpus=0, num_gpus=0, max_retries=0, scheduling_strategy=at)(_read_here)
         try:
-            reading = task.remote(self._read_memory)
+            reading = _reading_task.options(scheduling_strategy=at).remote(self._read_memory)
             async with asyncio.timeout(READ_S):
                 memory = tuple(int(free) for free in await reading)
         except ray.exceptions.RayTaskError as error:

@@ -224,7 +224,14 @@ def want(component: Component, gpus: GpuCluster) -> Callable[[], Awaitable[Super
             ready = frozenset(child for row in await deployments.all() for child in row["ready"])
             nodes, held, to_come = await gpus.look(found, ready)
         limit_gb = component.settings.ai.cpu_model_max_gb
-        placement = place(found, nodes, held, cpu_model_max_gb=limit_gb, gpus_to_come=to_come)
+        placement = place(
+            found,
+            nodes,
+            held,
+            cpu_model_max_gb=limit_gb,
+            gpus_to_come=to_come,
+            resources=lambda child: _resources(component.settings.supervision.placement, child),
+        )
         gpus.note(found, placement.nodes)
         for change in [*failed, *await deployments.note(placement)]:
             if change.state == "wanted":

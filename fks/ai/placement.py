@@ -8,7 +8,7 @@ model that asks for a GPU is never placed on the CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,8 +20,8 @@ PlacementState = Literal["wanted", "waiting", "unschedulable"]
 
 @dataclass(frozen=True, slots=True)
 class GpuNode:
-    """A node that offers GPUs. `gpus`: in all; `free`: reserved by nobody; `memory`: free bytes of each device, None
-    where they cannot be read, for the reason `problem`."""
+    """A node that offers GPUs. `gpus`: in all; `free`: not reserved; `memory`: free bytes of each device, None where
+    they cannot be read, for the reason `problem`; `resources`: names of the resources that it offers."""
 
     id: str
     name: str
@@ -29,6 +29,7 @@ class GpuNode:
     free: float
     memory: tuple[int, ...] | None = None
     problem: str = ""
+    resources: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,13 @@ def place(
     *,
     cpu_model_max_gb: float,
     gpus_to_come: float = 0.0,
+    resources: Callable[[str], Iterable[str]] = lambda child: (),
 ) -> ModelPlacement:
     """Return the placement of the replicas of deployments, the first deployments first.
 
     `held`: the replicas that have a process, by id. One on a node that has left, or with another share than its
     deployment asks for now, counts as without. `gpus_to_come`: GPUs of the largest machine that the cluster can still
-    start.
+    start. `resources` returns those that the node of a replica must offer besides GPUs.
     """
     found = ModelPlacement()
     capacities = {node.id: _Capacity(node) for node in nodes}
@@ -73,7 +75,7 @@ def place(
                 capacities[share.node_id].hold(one, share)
                 found.nodes[child] = share.node_id
     for one in wanted:
-        found.states[one.name] = _placed(one, capacities, found.nodes, cpu_model_max_gb, gpus_to_come)
+        found.states[one.name] = _placed(one, capacities, found.nodes, cpu_model_max_gb, gpus_to_come, resources)
     return found
 
 
@@ -83,6 +85,7 @@ def _placed(
     nodes: dict[str, str],
     cpu_model_max_gb: float,
     gpus_to_come: float,
+    resources: Callable[[str], Iterable[str]],
 ) -> tuple[PlacementState, str]:
     if not one.gpus:
         if one.size_bytes > cpu_model_max_gb * 1e9:
@@ -92,7 +95,9 @@ def _placed(
         return "wanted", ""
     children = one.children()
     for child in children:
-        fitting = [capacity for capacity in capacities.values() if child not in nodes and not capacity.refusal(one)]
+        if child in nodes:
+            continue
+        fitting = [capacity for capacity in capacities.values() if not capacity.refusal(one, resources(child))]
         if fitting:  # the fullest one: whole GPUs stay free for those who need them
             capacity = min(fitting, key=lambda capacity: (capacity.free, capacity.node.id))
             capacity.reserve(one)
@@ -100,8 +105,8 @@ def _placed(
     left = [child for child in children if child not in nodes]
     if not left:
         return "wanted", ""
-    reason = "; ".join(capacity.refusal(one) for capacity in capacities.values()) or "no node of the cluster has one"
-    reason = f"it asks for {one.gpus:g} GPU; {reason}"
+    refusals = [capacity.refusal(one, resources(left[0])) for capacity in capacities.values()]
+    reason = f"it asks for {one.gpus:g} GPU; {'; '.join(refusals) or 'no node of the cluster has one'}"
     if len(left) < len(children):
         return "wanted", f"{len(left)} of {len(children)} replicas wait: {reason}"
     if one.gpus <= gpus_to_come:
@@ -124,9 +129,11 @@ class _Capacity:
         if not share.is_loaded:
             self._take_memory(one)
 
-    def refusal(self, one: Deployment) -> str:
+    def refusal(self, one: Deployment, resources: Iterable[str]) -> str:
         """Return why a replica cannot run on this node, "" if it can."""
         node = self.node
+        if lacking := sorted(set(resources) - node.resources):
+            return f"{node.name} does not offer {', '.join(lacking)} (supervision.placement)"
         if self.free < one.gpus:
             return f"{node.name} has {self.free:g} of {node.gpus:g} free"
         if self._memory is None:

@@ -99,6 +99,16 @@ def test_a_share_that_ray_still_counts_as_free_is_given_once() -> None:
     assert placed(MODEL, replace(MODEL, name="second"), nodes=(node,), held=held).nodes == {"inference:m:0": "1"}
 
 
+def test_a_node_must_offer_the_resources_that_the_settings_name() -> None:
+    def placed_there(*offered: str) -> ModelPlacement:
+        node = replace(NODE, resources=frozenset(offered))
+        return place([MODEL], [node], {}, cpu_model_max_gb=8.0, resources=lambda child: {"fast": 0.001})
+
+    assert placed_there("GPU", "fast").nodes == {"inference:m:0": "1"}
+    reason = "it asks for 1 GPU; gpu-1 does not offer fast (supervision.placement)"
+    assert placed_there("GPU").states["m"] == ("unschedulable", reason)
+
+
 def test_a_replica_whose_share_changed_is_placed_again() -> None:
     held = {"inference:m:0": HeldShare("1", gpus=0.5)}  # deployed again with a whole one
     taken = replace(NODE, gpus=1.0, free=0.5, memory=(24 * GB,))

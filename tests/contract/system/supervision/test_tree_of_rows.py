@@ -14,7 +14,7 @@ from actors.tree import want
 from fks.ai.engines.deployment import Deployment
 from fks.ai.placement import GpuNode, HeldShare
 from fks.config.environment import without_credentials
-from fks.config.settings import Ai, Mt5, Ninja, Settings, Strategies
+from fks.config.settings import Ai, Mt5, Ninja, Settings, Strategies, Supervision
 from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
@@ -187,6 +187,8 @@ async def test_a_model_that_cannot_be_placed_says_why_and_waits(database: Databa
     assert {row["state"] for row in await store.all()} == {"starting"}
     assert [child.node_id for child in found.values()] == ["a" * 56, ""]
     assert options_of(found["inference:gpu:0"])["num_gpus"] == 0.5
+    elsewhere = Settings(ai=Ai(cpu_model_max_gb=10), supervision=Supervision(placement={"inference:*": "fast"}))
+    assert "inference:gpu:0" not in await ids(wanted_by(database, elsewhere, Gpus(*gpus.nodes)))
 
 
 async def test_a_model_waits_for_a_node_and_is_asked_for_until_it_goes(database: Database) -> None:

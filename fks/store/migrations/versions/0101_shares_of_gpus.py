@@ -9,6 +9,7 @@ revision = "0101"
 down_revision = "0100"
 branch_labels = None
 depends_on = None
+can_roll = False
 
 _STATES = "state IN ('wanted','unschedulable','failed')"
 

@@ -9,8 +9,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import ray
@@ -27,6 +28,8 @@ KEPT_S = 15.0  # how long a replica without a process keeps its share: the longe
 READ_AGAIN_S = 10.0  # age of a reading of video memory after which it is read again
 READ_S = 30.0  # how long a node may take to read it: a process may have to be started there
 FIRST_READ_S = 5.0  # how long a placement waits for the first reading of a node
+
+T = TypeVar("T")
 
 #: returns the free bytes of the devices of this machine that CUDA_VISIBLE_DEVICES names (None: all). Errors: PeerError,
 #: with the reason
@@ -75,11 +78,14 @@ class RayGpus:
         that can still be started. `loaded`: replicas whose model is loaded. Errors: OutageError while Ray's control
         plane does not answer."""
         children = [child for one in wanted if one.gpus for child in one.children()]
-        nodes, free, where = await self._answer_of_ray(children)
+        nodes, free, where = await self._ask(partial(self._asked_of_ray, children))
         held = self._held(children, where, loaded)
         offered = {str(node["NodeID"]): node for node in nodes if node["Alive"] and node["Resources"].get("GPU")}
-        if len(held) < len(children):  # a reading starts a process there: without need there is none
+        to_come = 0.0
+        if len(held) < len(children):  # without need no process is started to read there, and no file is read
             await self._read(list(offered))
+            gpus = sum(float(node["Resources"]["GPU"]) for node in offered.values())
+            to_come = await asyncio.to_thread(self._to_come, gpus)
         found = [
             GpuNode(
                 id,
@@ -91,22 +97,19 @@ class RayGpus:
             )
             for id, node in sorted(offered.items())
         ]
-        return found, held, await asyncio.to_thread(self._to_come, sum(node.gpus for node in found))
+        return found, held, to_come
 
-    async def _answer_of_ray(
-        self, children: Sequence[str]
-    ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
-        """Return the nodes, their free resources, and the node of each replica that has a process. Errors: OutageError,
-        also while an earlier question is not answered."""
+    async def _ask(self, question: Callable[[], T]) -> T:
+        """Return what Ray's control plane answers. Errors: OutageError, also while an earlier question waits."""
         if self._asking is not None and not self._asking.done():
-            raise OutageError("Ray does not say which GPUs there are")
-        self._asking = asyncio.get_running_loop().run_in_executor(self._thread, self._asked_of_ray, children)
+            raise OutageError("Ray's control plane does not answer a question about GPUs")
+        asking = asyncio.get_running_loop().run_in_executor(self._thread, question)
+        self._asking = asking
         try:
             async with asyncio.timeout(GCS_S):
-                found: tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]] = await asyncio.shield(self._asking)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            raise OutageError("Ray does not say which GPUs there are") from error
-        return found
+                return await asyncio.shield(asking)
+        except (ray.exceptions.RayError, RuntimeError, TimeoutError) as error:
+            raise OutageError("Ray's control plane does not answer a question about GPUs") from error
 
     def _held(self, children: Sequence[str], where: Mapping[str, str], loaded: frozenset[str]) -> dict[str, HeldShare]:
         """Return the replicas that hold a share. One that has died keeps it for some seconds: it is started there
@@ -173,9 +176,5 @@ class RayGpus:
         shares = sorted(one.gpus for one in wanted if one.gpus for _ in range(one.replicas))
         if self._autoscaling_file is None or shares == self._asked:
             return
-        try:
-            async with asyncio.timeout(GCS_S):
-                await asyncio.to_thread(request_nodes, [{"GPU": share} for share in shares])
-        except (ray.exceptions.RayError, RuntimeError, TimeoutError) as error:
-            raise OutageError("Ray's autoscaler cannot be asked for a node with a GPU") from error
+        await self._ask(partial(request_nodes, [{"GPU": share} for share in shares]))
         self._asked = shares

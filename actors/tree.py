@@ -6,6 +6,7 @@ message, and a process imports its own alone: importing takes longer than anythi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ from fks.ai.engines.deployment import Deployment
 from fks.ai.placement import GpuNode, HeldShare, place
 from fks.config.runtime import SUPERVISOR
 from fks.config.settings import WORKERS_MAX, Settings
+from fks.model.errors import OutageError
 from fks.model.ninja import MT5, PLATFORMS
 from fks.store.challengers import SHADOW_WORKER
 from fks.store.deployments import DeploymentStore
@@ -173,6 +175,10 @@ def workers_of(settings: Settings, worker_nodes: int) -> int:
     return min(max(strategies.workers, strategies.workers_per_node * worker_nodes), WORKERS_MAX)
 
 
+#: the deployments of which a replica may run, and the node of each replica that may
+PlacedModels = tuple[tuple[Deployment, ...], tuple[tuple[str, str], ...]]
+
+
 class GpuCluster(Protocol):
     """The GPUs of the cluster. Errors of its methods: OutageError."""
 
@@ -214,7 +220,9 @@ def want(component: Component, gpus: GpuCluster) -> Callable[[], Awaitable[Super
             has_mt5=wanted.has_mt5,
         )
 
-    async def placed() -> tuple[tuple[Deployment, ...], tuple[tuple[str, str], ...]]:
+    last: PlacedModels | None = None  # kept while Ray does not say its GPUs: the other parts follow their rows
+
+    async def placed() -> PlacedModels:
         failed = await deployments.fail()
         found = tuple(await deployments.wanted())
         nodes: list[GpuNode] = []
@@ -238,7 +246,9 @@ def want(component: Component, gpus: GpuCluster) -> Callable[[], Awaitable[Super
                 component.log.info("model.placed", model=change.name, reason=change.reason)
             else:
                 component.log.warning("model.refused", model=change.name, state=change.state, reason=change.reason)
-        await gpus.request(found)
+        possible = [one for one in found if placement.states[one.name][0] != "unschedulable"]
+        with contextlib.suppress(OutageError):  # asked again in a second; models that have a place do not wait for it
+            await gpus.request(possible)
         models = tuple(one for one in found if placement.nodes.keys() & set(one.children()))
         return models, tuple(sorted(placement.nodes.items()))
 
@@ -249,10 +259,18 @@ def want(component: Component, gpus: GpuCluster) -> Callable[[], Awaitable[Super
             moved = placement.balance(await strategies.workers(), workers)
             await strategies.assign(moved)
             component.log.info("strategies.moved", instances=",".join(sorted(moved)), workers=workers)
-        if not found.has_deployments:
-            await gpus.request(())
-            return tree(found, (), ())
-        return tree(found, *await placed())
+        nonlocal last
+        if found.has_deployments:
+            try:
+                last = await placed()
+            except OutageError:  # Ray's: the database has just answered
+                if last is None:
+                    raise  # processes of models may run that an earlier supervisor placed
+        else:
+            last = (), ()
+            with contextlib.suppress(OutageError):
+                await gpus.request(())
+        return tree(found, *last)
 
     return wanted
 

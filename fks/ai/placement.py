@@ -98,7 +98,7 @@ def _placed(
         if child in nodes:
             continue
         fitting = [capacity for capacity in capacities.values() if not capacity.refusal(one, resources(child))]
-        if fitting:  # the fullest one: whole GPUs stay free for those who need them
+        if fitting:  # the fullest one: whole GPUs stay free for models that need them
             capacity = min(fitting, key=lambda capacity: (capacity.free, capacity.node.id))
             capacity.reserve(one)
             nodes[child] = capacity.node.id

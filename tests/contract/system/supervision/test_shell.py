@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from dataclasses import replace
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from actors import cluster, system, tree
+from actors import cluster, gpus, system, tree
+from fks.ai.engines.deployment import Deployment
 from fks.config.settings import Settings, Supervision
+from fks.model.errors import OutageError
 from fks.research.jobs import runner
 from fks.system.supervision import ChildSpec, placement
 from tests.support.free_port import free_port
@@ -128,3 +131,35 @@ class NoTimer:
     def start(self) -> None: ...
 
     def cancel(self) -> None: ...
+
+
+async def test_ray_is_asked_for_nodes_once_while_it_does_not_answer(monkeypatch, tmp_path) -> None:
+    """Each question waits in a thread: those of all others must not be used up."""
+    asked: list[list[dict[str, float]]] = []
+    answers = threading.Event()
+
+    def request(shapes: list[dict[str, float]]) -> None:
+        asked.append(shapes)
+        assert answers.wait(60.0)
+
+    monkeypatch.setattr(gpus, "request_nodes", request)
+    monkeypatch.setattr(gpus, "GCS_S", 0.01)
+    cluster = gpus.RayGpus("test", str(tmp_path / "cluster.yaml"))
+    model = Deployment("m", "ollama", "m", "http://127.0.0.1:1", gpus=0.5, replicas=2)
+    for _ in range(3):
+        with pytest.raises(OutageError):
+            await cluster.request([model])
+    assert asked == [[{"GPU": 0.5}, {"GPU": 0.5}]]
+    answers.set()
+    monkeypatch.setattr(gpus, "GCS_S", 60.0)
+
+    async def answered() -> bool:
+        with contextlib.suppress(OutageError):
+            await cluster.request([model])
+            return True
+        return False
+
+    while not await answered():
+        await asyncio.sleep(0)
+    await cluster.request([model])
+    assert len(asked) == 2, "it is asked again after an answer that came too late, and not again after one in time"

@@ -9,12 +9,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from actors.system import options_of
 from actors.tree import want
 from fks.ai.engines.deployment import Deployment
 from fks.ai.placement import GpuNode, HeldShare
 from fks.config.environment import without_credentials
 from fks.config.settings import Ai, Mt5, Ninja, Settings, Strategies, Supervision
+from fks.model.errors import OutageError
 from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
@@ -33,13 +36,20 @@ class Gpus:
         self.nodes, self.to_come = list(nodes), to_come
         self.held: dict[str, HeldShare] = {}
         self.asked: list[str] = []
+        self.away: set[str] = set()  # the methods that Ray does not answer
+
+    def _answer(self, method: str) -> None:
+        if method in self.away:
+            raise OutageError("Ray does not answer")
 
     async def look(
         self, wanted: Sequence[Deployment], loaded: frozenset[str]
     ) -> tuple[list[GpuNode], dict[str, HeldShare], float]:
+        self._answer("look")
         return self.nodes, self.held, self.to_come
 
     async def request(self, wanted: Sequence[Deployment]) -> None:
+        self._answer("request")
         self.asked = [one.name for one in wanted]
 
     def note(self, wanted: Sequence[Deployment], nodes: Mapping[str, str]) -> None:
@@ -252,3 +262,32 @@ async def test_an_account_at_metatrader_starts_its_link(database: Database) -> N
     assert "mt5:demo" in await ids(wanted), "what a disabled account holds can still be closed"
     await database.sql("DELETE FROM accounts WHERE name = 'fx'")
     assert "mt5:demo" not in await ids(wanted)
+
+
+async def test_the_other_parts_follow_their_rows_while_ray_does_not_say_its_gpus(database: Database) -> None:
+    store, gpus = DeploymentStore(database), Gpus(GpuNode("a" * 56, "gpu-1", 1.0, 1.0, (8 * 10**9,)), to_come=8.0)
+    wanted = wanted_by(database, gpus=gpus)
+    await store.save(Deployment("gpu", "llama_cpp", "/m/gpu.gguf", sha256="a" * 64, gpus=1.0), by="me")
+    gpus.away = {"look"}
+    with pytest.raises(OutageError):  # which processes of models have a place is not known: none is stopped
+        await wanted()
+
+    gpus.away = {"request"}
+    before = await ids(wanted)
+    assert "inference:gpu:0" in before, "a model that has a place does not wait for the autoscaler"
+
+    gpus.away = {"look", "request"}
+    async with database.transaction() as tx:
+        await AssetStore(tx).enable(Asset("ninja", ES, ("1m",), channels=("trades", "quotes")), [], 0)
+    after = await ids(wanted)
+    assert "inference:gpu:0" in after
+    assert set(after) - set(before) == {"collector:ninja"}
+
+
+async def test_no_node_is_asked_for_that_the_cluster_cannot_start(database: Database) -> None:
+    store, gpus = DeploymentStore(database), Gpus(to_come=1.0)
+    for name, share in (("small", 1.0), ("huge", 8.0)):
+        await store.save(Deployment(name, "llama_cpp", "/m/gpu.gguf", sha256="a" * 64, gpus=share), by="me")
+    await wanted_by(database, gpus=gpus)()
+    assert {row["name"]: row["state"] for row in await store.all()} == {"small": "waiting", "huge": "unschedulable"}
+    assert gpus.asked == ["small"]

@@ -72,7 +72,9 @@ def test_processes_of_models_are_isolated_supervised_and_killed(served: System, 
     hidden += [getattr(secrets, name).get_secret_value() for name in ("postgres_password", "cli_token", "session_key")]
     ports = {urlsplit(node["database_url"]).port, urlsplit(node["redis_url"]).port}
     monitor = served.components()["monitor"]["pid"]
+    gateway = next(row["pid"] for name, row in served.components().items() if name.startswith("gateway"))
     assert held_in_memory(monitor, [NO_GPU]) == [NO_GPU]
+    assert held_in_memory(gateway, [NO_GPU]) == [NO_GPU], "Ray hides the GPUs from a replica of Serve"
     assert held_in_memory(monitor, hidden), "the search finds what another process holds"
     for row in rows.values():
         assert held_in_memory(row["pid"], hidden) == []

@@ -37,17 +37,26 @@ CLOUD = {
     "available_node_types": {"gpu": {"max_workers": 5, "resources": {"GPU": 4}}},
 }
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
-VISIBLE = ("", "0", "1", "0,1")
+OFFERED = "2,3"  # the GPUs of its machine that the second node offers
+VISIBLE = ("", "0", "1", OFFERED)
 
 
 def read_eight_gb(visible: str | None) -> list[int]:
-    """Return the free memory of two devices."""
-    return [8 * GB for _ in (visible or "0,1").split(",")]
+    """Return the free memory of the devices that a node offers: the first one names none, and has one."""
+    return [8 * GB] * {None: 1, OFFERED: 2}[visible]
 
 
 def read_nothing(visible: str | None) -> list[int]:
     """Fail as a driver does that is not loaded."""
     raise PeerError("NVML: Driver Not Loaded")
+
+
+@ray.remote(num_cpus=0, num_gpus=1)
+class Other:
+    """An actor with a GPU that is no model of FKS."""
+
+    def is_there(self) -> bool:
+        return True
 
 
 def is_there(name: str) -> bool:
@@ -65,6 +74,7 @@ async def see(cluster: Cluster, url: str, folder: Path) -> dict[str, Any]:
     both = replace(half, name="both", gpus=2.0, replicas=1)
     late = replace(half, name="late", gpus=1.0, replicas=1)
     none = replace(half, name="none", gpus=0.0, replicas=1)
+    head = ray.get_runtime_context().get_node_id()
     names = {node["NodeID"]: f"{node['Resources']['GPU']:g} GPU" for node in ray.nodes()}
 
     async def placed(gpus: RayGpus, wanted: Sequence[Deployment]) -> dict[str, Any]:
@@ -86,7 +96,7 @@ async def see(cluster: Cluster, url: str, folder: Path) -> dict[str, Any]:
     tree = tree_of(Settings(), models=wanted, model_nodes=last)
     seen["ran_on"], seen["visible"] = {}, {}
     for spec in [spec for spec in tree.workers() if spec.id in last]:
-        child = spawn_shell(spec, epoch=1, wait_s=0.0, node_id=spec.node_id or None)
+        child = spawn_shell(spec, epoch=1, wait_s=0.0, node_id=spec.node_id or head)
         beat: Mapping[str, Any] = {}
         while beat.get("state") != "ready":
             beat = await child.health.remote()
@@ -107,6 +117,12 @@ async def see(cluster: Cluster, url: str, folder: Path) -> dict[str, Any]:
     await until(lambda: ray.available_resources().get("GPU") == 1.0, deadline_s=60.0, every_s=0.2)
     wanted = [both, late]
     seen["unreadable"] = await placed(blind, wanted)
+    other = Other.remote()
+    await other.is_there.remote()
+    await until(lambda: not ray.available_resources().get("GPU"), deadline_s=60.0, every_s=0.2)
+    seen["reserved"] = await placed(gpus, wanted)
+    ray.kill(other)
+    await until(lambda: ray.available_resources().get("GPU") == 1.0, deadline_s=60.0, every_s=0.2)
     seen["freed"] = await placed(gpus, wanted)
 
     (worker,) = cluster.worker_nodes
@@ -130,7 +146,7 @@ async def main(folder: Path) -> None:
     app.router.add_get("/api/tags", lambda request: web.json_response({"models": [{"name": "m"}]}))
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"num_gpus": 1, "include_dashboard": False})
     try:
-        cluster.add_node(**NODE, num_gpus=2)
+        cluster.add_node(**NODE, num_gpus=2, env_vars={"CUDA_VISIBLE_DEVICES": OFFERED})
         ray.init(cluster.address, namespace=NAMESPACE, log_to_driver=False)
         async with server:
             print(json.dumps(await see(cluster, f"http://127.0.0.1:{server.port}", folder)))

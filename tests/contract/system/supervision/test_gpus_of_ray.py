@@ -38,7 +38,7 @@ def test_models_hold_shares_of_gpus_on_the_nodes_that_have_them(tmp_path: Path) 
 
     # each process is where it was placed, and sees its own GPUs; one on the CPU sees none, though Ray hides none
     assert seen["ran_on"].items() >= HELD.items()
-    assert seen["visible"] == {"half:0": ["0"], "half:1": ["0"], "both:0": ["0,1"], "none:0": [""]}
+    assert seen["visible"] == {"half:0": ["0"], "half:1": ["0"], "both:0": ["2,3"], "none:0": [""]}
     assert seen["while_they_run"] == seen["first"]
     assert seen["after_a_restart"]["nodes"] == seen["first"]["nodes"]
 
@@ -49,6 +49,7 @@ def test_models_hold_shares_of_gpus_on_the_nodes_that_have_them(tmp_path: Path) 
     state, reason = seen["unreadable"]["states"]["late"]
     assert state == "unschedulable"
     assert "cannot be read: NVML: Driver Not Loaded" in reason
+    assert seen["reserved"]["states"]["late"] == seen["first"]["states"]["late"], "GPUs of others are not free"
     assert seen["freed"]["nodes"] == {"late:0": "1 GPU", "both:0": "2 GPU"}
 
     # a node leaves: its replica runs nowhere else, or a machine is asked for, by its shape, until the rows change

@@ -218,9 +218,11 @@ async def test_a_model_waits_for_a_node_and_is_asked_for_until_it_goes(database:
     assert row["reason"] == "1 of 2 replicas wait: it asks for 1 GPU; gpu-1 has 0 of 1 free"
 
     gpus.nodes = [replace(gpus.nodes[0], memory=None, problem="the driver is gone")]
+    gpus.nodes.append(GpuNode("b" * 56, "gpu-2", 1.0, 0.0))
     assert "inference:gpu:0" in await ids(wanted), "it has a process there already"
     begun = row["state_at"]
     (row,) = await store.all()
+    assert row["reason"].endswith("; gpu-2 has 0 of 1 free")
     assert row["state_at"] == begun, "another reason is no other state"
     gpus.nodes = []
     assert "inference:gpu:0" not in await ids(wanted)

@@ -43,9 +43,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._results import run, same
 from benchmarks.faults.rig import Rig
-from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
+from fks.ai.answers import chat_of, checked_answer
 from fks.ai.engines.llama import LlamaCppEngine
-from fks.ai.engines.port import Completion
 from fks.ai.forecast import LEVELS, features
 from fks.config.settings import DatabaseSettings
 from fks.research.jobs.forecast import Forecaster, load_model, run_forecast
@@ -118,7 +117,7 @@ async def compare(rig: Rig, client: httpx.AsyncClient, bare: LlamaCppEngine, rou
         answer = (await client.post("/answer", json=question)).json()
         asked_s = time.perf_counter() - begun
         texts = await texts_of(rig, answer)
-        prompt = Completion(SYSTEM, prompt_of(question["question"], texts), schema_of(len(texts)), TOKENS_MAX, 300.0)
+        prompt = chat_of(question["question"], texts, 300.0)
         begun = time.perf_counter()
         done = await bare.complete(prompt)
         bare_s = time.perf_counter() - begun

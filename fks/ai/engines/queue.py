@@ -8,13 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from fks.ai.engines.port import SLOTS, Completion, Embedding, ModelEngine
-from fks.model.errors import FksError
+from fks.model.errors import FksError, InputError
 
 
 class InferenceQueue:
     """The requests of one process: `SLOTS` at work, `waiting_max` that wait, each with a deadline.
 
-    An answer is a mapping: `text`, `tokens` and `is_whole`; or `vectors`; or `refused` (busy, deadline); or `error`.
+    An answer is a mapping: the fields of `Completed`; or `vectors`; or `refused` (busy, deadline); or `error`, with
+    `code` where the request is at fault.
     A request with a `stream` can be read before its answer, by messages with `read` (that stream) and `after` (the
     characters that are known): the answer has the `text` after those, as soon as there is some, and `is_open`.
     """
@@ -58,7 +59,7 @@ class InferenceQueue:
             raise
         except FksError as error:
             self.counts["failed"] += 1
-            return {"error": str(error)}
+            return {"error": str(error)} | ({"code": error.code} if isinstance(error, InputError) else {})
         finally:
             self._waiting -= 1
             if name in self._streams:

@@ -86,14 +86,13 @@ class _TextStream:
         self._loop = asyncio.get_running_loop()
         self._text = ""
         self._is_open = True
+        self._is_awaited = False
         self._changed = asyncio.Event()
 
     def take(self, text: str) -> None:
-        self._loop.call_soon_threadsafe(self._add, text)
-
-    def _add(self, text: str) -> None:
         self._text += text
-        self._changed.set()
+        if self._is_awaited:  # the loop is not woken for a token that nothing waits for
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def end(self) -> None:
         self._is_open = False
@@ -103,5 +102,8 @@ class _TextStream:
         """Return the text after so many characters, once there is some, or it has ended."""
         while self._is_open and len(self._text) <= after:
             self._changed.clear()
-            await self._changed.wait()
+            self._is_awaited = True
+            if len(self._text) <= after:  # nothing was written before it was awaited
+                await self._changed.wait()
+            self._is_awaited = False
         return {"text": self._text[after:], "is_open": self._is_open}

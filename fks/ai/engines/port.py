@@ -88,7 +88,8 @@ class ModelEngine(Protocol):
         """Free the model."""
 
 
-_CONTROL = re.compile(r"<\|[^|>]*\|?>|</?s>|\[/?INST\]")  # how models mark turns: a text must not begin one
+# marks of turns (ChatML, Llama, Mistral, Gemma, DeepSeek): a text must not begin one
+_CONTROL = re.compile(r"<\|[^|>]*\|?>|<\uff5c[^\uff5c>]*\uff5c>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
 
 
 def unmarked(text: str) -> str:

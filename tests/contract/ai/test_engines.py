@@ -20,7 +20,7 @@ from fks.ai.answers import ANSWER_MAX, QUOTED_MAX, chat_of, checked_answer, sche
 from fks.ai.engines import engine_of
 from fks.ai.engines.deployment import Deployment, check_deployment, scheduled
 from fks.ai.engines.llama import LlamaCppEngine
-from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker
+from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker, unmarked
 from fks.ai.engines.queue import InferenceQueue
 from fks.ai.machine import gpu_rows
 from fks.model.errors import InputError, OutageError, PeerError
@@ -303,3 +303,20 @@ def test_models_are_placed_on_gpus_in_turn_and_never_on_the_cpu_instead() -> Non
     assert scheduled(wanted, 0, 9)["a"] == "it asks for 2 GPU; the cluster has 0, of which 0 are free"
     assert scheduled(wanted, 3, 9) == {"a": "", "b": "", "big": ""}
     assert Deployment.load(big.dump()) == big
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<|im_start|>",
+        "<|eot_id|>",
+        "[INST]",
+        "</s>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<｜User｜>",
+        "<｜end▁of▁sentence｜>",
+    ],
+)
+def test_marks_of_turns_are_removed_from_texts(mark: str) -> None:
+    assert unmarked(f"a{mark}b < c | d > e") == "a b < c | d > e"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,30 @@ def address_of_raylet() -> str:
     here = ray.get_runtime_context().get_node_id()
     node = next(node for node in ray.nodes() if node["NodeID"] == here)
     return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+
+
+def available_by_node() -> dict[str, dict[str, float]]:
+    """Return the resources that are free on each node, by its id. Errors: ray.exceptions.RayError."""
+    from ray._private.state import available_resources_per_node
+
+    found: dict[str, dict[str, float]] = available_resources_per_node()
+    return found
+
+
+def node_of_actor(handle: Any) -> str:
+    """Return the id of the node on which an actor runs, "" before it is on one. Errors: ray.exceptions.RayError."""
+    from ray._private.state import actors
+
+    found = str(actors(handle._actor_id.hex()).get("Address", {}).get("NodeID", ""))
+    return "" if set(found) == {"f"} else found  # Ray's id of none
+
+
+def request_nodes(shapes: Sequence[Mapping[str, float]]) -> None:
+    """Have Ray's autoscaler keep as many nodes as all these shapes of resources need, until it is asked again. Errors:
+    ray.exceptions.RayError, RuntimeError."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[dict(shape) for shape in shapes])
 
 
 def close_replica_port() -> None:

@@ -1,7 +1,7 @@
 """Ray behind the ports of supervision: how a Shell becomes an actor, is found, watched and ended.
 
-Only this module, `actors.cluster` and `actors.ray_internals` import Ray, which keeps no call order for async actors:
-nothing here relies on one.
+Only this module, `actors.cluster`, `actors.gpus` and `actors.ray_internals` import Ray, which keeps no call order for
+async actors: nothing here relies on one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import tree
+from actors.gpus import RayGpus
 from actors.ray_internals import address_of_raylet, prestart_worker
 from actors.shell import Shell
 from fks.config.environment import without_credentials
@@ -73,7 +74,12 @@ class _OnRay(Shell):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         with contextlib.suppress(Exception):  # a constructor of the supervisor must not fail
-            self._node_id = str(ray.get_runtime_context().get_node_id())
+            context = ray.get_runtime_context()
+            self._node_id = str(context.get_node_id())
+            if not context.get_accelerator_ids().get("GPU"):
+                # a cluster that others started may not have RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO; no library that looks
+                # for a GPU is loaded yet
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""
             if self._role == SUPERVISOR:
                 self._ready_task = asyncio.create_task(keep_workers_ready())
 
@@ -365,15 +371,6 @@ class RayWorld:
         self._seen_s: dict[str, float] = {}  # node -> when it was first seen
         self._known: list[Place] = []
 
-    async def gpus(self) -> float:
-        """Return the GPUs of the cluster. Errors: OutageError while its control plane does not answer."""
-        try:
-            async with asyncio.timeout(GCS_S):
-                found = await asyncio.to_thread(ray.cluster_resources)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            raise OutageError("Ray does not say which GPUs there are") from error
-        return float(found.get("GPU", 0.0))
-
     def node_id(self) -> str:
         """Return Ray's id of the node this process runs on."""
         return str(ray.get_runtime_context().get_node_id())
@@ -393,7 +390,7 @@ class RayWorld:
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> RayChild:
         """Return a new child. Kills no process: a name that stays taken is its holder's. Errors: OutageError then."""
         places = await self._places() if spec.spreads else []
-        node_id = place_for(spec, places, self._where())
+        node_id = spec.node_id or place_for(spec, places, self._where())
         if node_id is not None:  # from here on: children that start at the same time go to different nodes
             self._chosen[spec.id] = node_id
         try:
@@ -609,7 +606,8 @@ def ports_of(role: str, component: Component | IsolatedComponent) -> dict[str, A
     """Return the arguments of a role's class that come from the cluster."""
     if role == SUPERVISOR and isinstance(component, Component):
         world = RayWorld(component.paths)
-        return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component, world.gpus)}
+        gpus = RayGpus(NAMESPACE, component.settings.ray.autoscaling_config)
+        return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component, gpus)}
     if role == "scheduler":
         processes = JobProcesses()
         return {"run_job": processes.run, "end_job": processes.end}

@@ -11,9 +11,10 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Protocol
 
 from fks.ai.engines.deployment import Deployment
+from fks.ai.placement import GpuNode, HeldShare, place
 from fks.config.runtime import SUPERVISOR
 from fks.config.settings import WORKERS_MAX, Settings
 from fks.model.ninja import MT5, PLATFORMS
@@ -73,12 +74,14 @@ def tree_of(
     has_challengers: bool = False,
     worker_nodes: int = 0,
     models: Sequence[Deployment] = (),
+    model_nodes: Mapping[str, str] | None = None,
     has_mt5: bool = False,
 ) -> SupervisorSpec:
     """Return the tree of a system with these settings, checked. `isolated`: strategy instances with a worker of their
     own; `exchanges`: those besides data.exchange that are collected; `has_challengers`: one worker runs them all;
     `worker_nodes`: the pool of strategy workers grows with them; `models`: each replica has a process of its own;
-    `has_mt5`: there is an account of the venue mt5.
+    `model_nodes`: the replicas that may run, each with its node ("": any), None for all; `has_mt5`: there is an account
+    of the venue mt5.
 
     Every child is counted for itself and escalates alone, so a crash loop in one does not affect the others. No death
     ends another child: a child waits for its dependencies. The guardian has a branch of its own, and nothing
@@ -131,7 +134,8 @@ def tree_of(
     if has_challengers:
         branches.append(branch("challengers", child(SHADOW_WORKER, "strategy", stop_s=3.0, args=("shadow",))))
     if models:
-        inference = branch("inference", *(spec for model in models for spec in _inference(settings, model)))
+        replicas = (spec for model in models for spec in _inference(settings, model, model_nodes))
+        inference = branch("inference", *replicas)
         wait_s = max(timing.backoff_first_s, SECOND_DEATH_S)
         backoff = replace(inference.backoff, first_s=wait_s, max_s=max(timing.backoff_max_s, wait_s))
         branches.append(replace(inference, backoff=backoff))
@@ -140,24 +144,26 @@ def tree_of(
     return root
 
 
-def _inference(settings: Settings, model: Deployment) -> list[ChildSpec]:
-    """Return a child for each replica of a model. It holds no lease, which is a row of the database, and has its
-    deployment and the few settings that it needs as arguments: it reads no file with a credential in it."""
+def _inference(settings: Settings, model: Deployment, nodes: Mapping[str, str] | None) -> list[ChildSpec]:
+    """Return a child for each replica of a model that may run. It holds no lease, which is a row of the database, and
+    has its deployment and the few settings that it needs as arguments: it reads no file with a credential in it."""
     size_gb = model.size_bytes / 1e9
-    memory_mb = settings.supervision.memory_max_mb + int(MODEL_MEMORY * size_gb * 1024)
+    memory_mb = model.memory_mb or settings.supervision.memory_max_mb + int(MODEL_MEMORY * size_gb * 1024)
     placement = settings.supervision.placement
     return [
         ChildSpec(
-            model.child(number),
+            id,
             "inference",
             stop_s=3.0,
             args=(model.dump(), isolated_settings(settings, memory_mb)),
             is_leased=False,
-            start_s=settings.supervision.start_timeout_s + MODEL_LOAD_S_GB * size_gb,
-            resources=_resources(placement, model.child(number)) | ({"GPU": 1.0} if model.device == "gpu" else {}),
+            start_s=model.load_s or settings.supervision.start_timeout_s + MODEL_LOAD_S_GB * size_gb,
+            resources=_resources(placement, id) | ({"GPU": model.gpus} if model.gpus else {}),
             memory_max_mb=memory_mb,
+            node_id=(nodes or {}).get(id, ""),
         )
-        for number in range(model.replicas)
+        for id in model.children()
+        if nodes is None or id in nodes
     ]
 
 
@@ -167,9 +173,23 @@ def workers_of(settings: Settings, worker_nodes: int) -> int:
     return min(max(strategies.workers, strategies.workers_per_node * worker_nodes), WORKERS_MAX)
 
 
-def want(component: Component, gpus: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[SupervisorSpec]]:
+class GpuCluster(Protocol):
+    """The GPUs of the cluster. Errors of its methods: OutageError."""
+
+    async def look(
+        self, wanted: Sequence[Deployment], loaded: frozenset[str]
+    ) -> tuple[list[GpuNode], dict[str, HeldShare], float]:
+        """Return its nodes, the replicas that hold a share, and the GPUs of the largest machine still to be had."""
+
+    async def request(self, wanted: Sequence[Deployment]) -> None:
+        """Ask for machines on which all replicas fit."""
+
+    def note(self, wanted: Sequence[Deployment], nodes: Mapping[str, str]) -> None:
+        """Keep the nodes on which replicas were placed."""
+
+
+def want(component: Component, gpus: GpuCluster) -> Callable[[], Awaitable[SupervisorSpec]]:
     """Return a function that returns the tree that should run, from the database. Errors of a call: OutageError.
-    `gpus` returns those of the cluster; Errors: OutageError.
 
     It also spreads the strategy instances over the strategy workers: when their number changes, as few instances as
     possible move to another worker, and the others go on deciding.
@@ -181,7 +201,7 @@ def want(component: Component, gpus: Callable[[], Awaitable[float]]) -> Callable
     )  # fmt: skip
 
     @lru_cache(maxsize=1)  # asked each second, and it is nearly always the same tree
-    def tree(wanted: WantedTree, models: tuple[Deployment, ...]) -> SupervisorSpec:
+    def tree(wanted: WantedTree, models: tuple[Deployment, ...], nodes: tuple[tuple[str, str], ...]) -> SupervisorSpec:
         known = [name for name in wanted.exchanges if name in EXCHANGES]
         return tree_of(
             component.settings,
@@ -190,19 +210,37 @@ def want(component: Component, gpus: Callable[[], Awaitable[float]]) -> Callable
             has_challengers=wanted.has_challengers,
             worker_nodes=wanted.worker_nodes,
             models=models,
+            model_nodes=dict(nodes),
             has_mt5=wanted.has_mt5,
         )
 
-    async def placed() -> tuple[Deployment, ...]:
+    async def placed() -> tuple[tuple[Deployment, ...], tuple[tuple[str, str], ...]]:
+        failed = await deployments.fail()
         found = tuple(await deployments.wanted())
-        free = await gpus() if any(one.device == "gpu" for one in found) else 0.0
-        models, changed = await deployments.follow(found, free, component.settings.ai.cpu_model_max_gb)
-        for change in changed:
+        nodes: list[GpuNode] = []
+        held: dict[str, HeldShare] = {}
+        to_come = 0.0
+        if any(one.gpus for one in found):
+            ready = frozenset(child for row in await deployments.all() for child in row["ready"])
+            nodes, held, to_come = await gpus.look(found, ready)
+        limit_gb = component.settings.ai.cpu_model_max_gb
+        placement = place(
+            found,
+            nodes,
+            held,
+            cpu_model_max_gb=limit_gb,
+            gpus_to_come=to_come,
+            resources=lambda child: _resources(component.settings.supervision.placement, child),
+        )
+        gpus.note(found, placement.nodes)
+        for change in [*failed, *await deployments.note(placement)]:
             if change.state == "wanted":
-                component.log.info("model.placed", model=change.name)
+                component.log.info("model.placed", model=change.name, reason=change.reason)
             else:
                 component.log.warning("model.refused", model=change.name, state=change.state, reason=change.reason)
-        return models
+        await gpus.request(found)
+        models = tuple(one for one in found if placement.nodes.keys() & set(one.children()))
+        return models, tuple(sorted(placement.nodes.items()))
 
     async def wanted() -> SupervisorSpec:
         found = await journal.wanted()
@@ -211,7 +249,10 @@ def want(component: Component, gpus: Callable[[], Awaitable[float]]) -> Callable
             moved = placement.balance(await strategies.workers(), workers)
             await strategies.assign(moved)
             component.log.info("strategies.moved", instances=",".join(sorted(moved)), workers=workers)
-        return tree(found, await placed() if found.has_deployments else ())
+        if not found.has_deployments:
+            await gpus.request(())
+            return tree(found, (), ())
+        return tree(found, *await placed())
 
     return wanted
 

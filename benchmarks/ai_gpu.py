@@ -4,7 +4,7 @@ llama.cpp alone.
     python benchmarks/ai_gpu.py MODEL.gguf [--rounds 12]
 
 It was never run: no machine of ours had a GPU. Without one, or without a build of llama.cpp that knows it, it prints
-"no GPU here" with the reason, and exits 2. A whole demo system in a temporary FKS_HOME serves the file with `device: gpu`;
+"no GPU here" with the reason, and exits 2. A whole demo system in a temporary FKS_HOME serves the file with `gpus: 1`;
 llama.cpp in this process loads it on the same GPU and gets the same prompts, question by question, both in turns. So the
 video memory must hold the file twice. The texts are compared first. Limit: 0.95 of llama.cpp alone; exits 1 below it,
 and where texts differ.
@@ -53,7 +53,7 @@ def show_memory(when: str) -> None:
 async def measure(file: Path, rounds: int) -> bool:
     with tempfile.TemporaryDirectory(prefix="fks-ai-gpu-") as made:
         os.chmod(made, 0o755)  # the database's own user must come through
-        bare = LlamaCppEngine(deployed(file, device="gpu"))
+        bare = LlamaCppEngine(deployed(file, gpus=1.0))
         rig = Rig.at(Path(made) / "home", FKS_AI_ANSWER_TIMEOUT_S="300")
         try:
             show_memory("before")
@@ -61,7 +61,7 @@ async def measure(file: Path, rounds: int) -> bool:
             await rig.healthy()
             async with rig.client() as client:
                 client.timeout = httpx.Timeout(400.0)
-                body = {"name": "gpu", "model": str(file), "engine": "llama_cpp", "device": "gpu"}
+                body = {"name": "gpu", "model": str(file), "engine": "llama_cpp", "gpus": 1.0}
                 row = await client.post("/ai/deployments", json=body)
                 assert row.status_code == 201, row.text
                 await ready(client)

@@ -2194,7 +2194,7 @@ ai_deployments = Table(
     _text("url", default=""),
     _text("sha256", default=""),
     Column("size_bytes", BigInteger, nullable=False, server_default="0"),
-    _text("device", default="cpu"),
+    _text("device", default="cpu"),  # for older builds, which know no shares
     Column("replicas", Integer, nullable=False, server_default="1"),
     Column("context_size", Integer, nullable=False),
     _text("state", default="wanted"),
@@ -2202,11 +2202,15 @@ ai_deployments = Table(
     _text("deployed_by", default=""),
     _time("deployed_at", now=True),
     _text("purpose", default="answer"),
+    Column("gpus", Float(53)),
+    Column("memory_mb", Integer, nullable=False, server_default="0"),
+    Column("load_s", Float(53), nullable=False, server_default="0"),
+    _time("state_at", now=True),
     PrimaryKeyConstraint("name"),
     CheckConstraint("engine IN ('llama_cpp','onnx','ollama','openai_compatible')", name="engine"),
     CheckConstraint("purpose IN ('answer','embed')", name="purpose"),
     CheckConstraint("device IN ('cpu','gpu')", name="device"),
-    CheckConstraint("state IN ('wanted','unschedulable','failed')", name="state"),
+    CheckConstraint("state IN ('wanted','unschedulable','waiting','failed')", name="state"),
     CheckConstraint("replicas BETWEEN 1 AND 16", name="replicas"),
 )
 

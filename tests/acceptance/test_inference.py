@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from fks.config.secrets import load_secrets
 from fks.store.documents import shipped_pages
 from tests.support.gguf_model import write_model
 from tests.support.onnx_model import write_encoder
+from tests.support.process_memory import NO_GPU, held_in_memory
 from tests.support.system import System, waiting_without_credentials
 from tests.support.waiting import wait_until
 
@@ -42,21 +42,6 @@ def models(system: System) -> dict[str, Any]:
 
 def wait_ready(system: System, name: str, count: int) -> None:
     wait_until(lambda: len(models(system)[name]["ready"]) == count, deadline_s=START_S, every_s=0.5)
-
-
-def held_in_memory(pid: int, texts: list[str]) -> list[str]:
-    """Return which texts the writable memory of a process holds, its environment among them."""
-    found = set()
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
-        for line in maps:
-            span, rights, _, device = line.split()[:4]
-            if rights.startswith("rw") and device == "00:00":
-                begin, end = (int(part, 16) for part in span.split("-"))
-                with contextlib.suppress(OSError, OverflowError):
-                    memory.seek(begin)
-                    part = memory.read(end - begin)
-                    found |= {text for text in texts if text.encode() in part}
-    return sorted(found)
 
 
 @pytest.fixture
@@ -86,9 +71,12 @@ def test_processes_of_models_are_isolated_supervised_and_killed(served: System, 
     hidden = [served.env["FKS_AI_OPENAI_API_KEY"], node["database_url"], node["redis_url"]]
     hidden += [getattr(secrets, name).get_secret_value() for name in ("postgres_password", "cli_token", "session_key")]
     ports = {urlsplit(node["database_url"]).port, urlsplit(node["redis_url"]).port}
-    assert held_in_memory(served.components()["monitor"]["pid"], hidden), "the search finds what another process holds"
+    monitor = served.components()["monitor"]["pid"]
+    assert held_in_memory(monitor, [NO_GPU]) == [NO_GPU]
+    assert held_in_memory(monitor, hidden), "the search finds what another process holds"
     for row in rows.values():
         assert held_in_memory(row["pid"], hidden) == []
+        assert held_in_memory(row["pid"], [NO_GPU]) == [NO_GPU]
         process = psutil.Process(row["pid"])
         assert not {one.raddr.port for one in process.net_connections("inet") if one.raddr} & ports
         listening = [one.laddr.ip for one in process.net_connections("inet") if one.status == "LISTEN"]

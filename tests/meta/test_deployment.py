@@ -148,6 +148,24 @@ def test_dockerfile_keeps_common_rules() -> None:
     assert [name for name, _ in found].count("HEALTHCHECK") == 1
 
 
+def test_image_for_gpus_differs_by_its_base_and_its_build_of_llama() -> None:
+    ours, plain = instructions("Dockerfile.gpu"), instructions()
+    assert [text.split()[0] for name, text in ours if name == "FROM"][1:] == ["base", "base"]
+    assert PINNED.match(ours[0][1].split()[0]), "a version with its digest"
+    same = {"WORKDIR", "COPY", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "ENTRYPOINT", "CMD"}
+    assert [one for one in ours if one[0] in same] == [one for one in plain if one[0] in same]
+    (environment,) = (text for name, text in ours if name == "ENV")
+    assert environment.startswith(dict(plain)["ENV"])
+    assert "utility" in environment, "NVML reports the free video memory"
+    (build,) = (text for name, text in ours if name == "RUN" and "pip install" in text)
+    (of_plain,) = (text for name, text in plain if name == "RUN" and "pip install" in text)
+    steps = build.split("; }; ")[1].replace("python3.12", "python").split(" && ")
+    (llama,) = {step.strip() for step in steps} - {step.strip() for step in of_plain.split("&&")}
+    assert llama.startswith('PIP_INDEX_URL="$LLAMA_INDEX" ')
+    assert "xllamacpp" in llama
+    assert "ARG" in dict(ours)
+
+
 def test_image_starts_a_command_that_exists() -> None:
     found = dict(instructions())
     argv = [*json.loads(found["ENTRYPOINT"]), *json.loads(found["CMD"])]
@@ -312,7 +330,7 @@ def test_pods_mount_what_they_declare_and_run_without_privileges() -> None:
     assert f"{cluster['metadata']['name']}-head-svc:6379" in worker.args, "the service that KubeRay makes"
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "kuberay.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "kuberay.yaml", "Dockerfile.gpu"])
 def test_what_was_never_run_says_so(name: str) -> None:
     header = [line for line in (DEPLOY / name).read_text().splitlines()[:8] if line.startswith("#")]
     assert "Not run by any test" in " ".join(header)

@@ -20,7 +20,7 @@ from fks.store.base import DECLARED
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = [ROOT / "fks", ROOT / "actors", ROOT / "serve_app.py"]
-RAY_MODULES = {"actors/system.py", "actors/cluster.py", "actors/ray_internals.py", "serve_app.py"}
+RAY_MODULES = {"actors/system.py", "actors/gpus.py", "actors/cluster.py", "actors/ray_internals.py", "serve_app.py"}
 #: Where the real clock may be slept on: the clock itself, and loops that no injected clock drives.
 SLEEPERS: dict[str, str] = {
     "fks/clock/real.py": "it is the clock",

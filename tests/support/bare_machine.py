@@ -176,9 +176,9 @@ class BareMachine:
 
 
 # ── the image ────────────────────────────────────────────────────────────────────────────────────
-def instructions() -> list[tuple[str, str]]:
-    """Return the instructions of the Dockerfile; continued lines are one."""
-    text = re.sub(r"(?m)^#.*\n", "", (ROOT / "deploy" / "Dockerfile").read_text())
+def instructions(name: str = "Dockerfile") -> list[tuple[str, str]]:
+    """Return the instructions of a Dockerfile; continued lines are one."""
+    text = re.sub(r"(?m)^#.*\n", "", (ROOT / "deploy" / name).read_text())
     lines = re.sub(r"\\\n\s*", " ", text).splitlines()
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
 

@@ -24,6 +24,7 @@ SLOW = frozenset(
         "acceptance/test_ray_ports.py",
         "acceptance/test_seeing.py",
         "contract/ai/test_ai_kills.py",
+        "contract/system/supervision/test_gpus_of_ray.py",
         "contract/ai/test_consents.py",
         "contract/ai/test_documents.py",
         "contract/ai/test_embedders.py",

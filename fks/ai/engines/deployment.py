@@ -8,7 +8,6 @@ import importlib.util
 import ipaddress
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -19,7 +18,6 @@ from fks.config.urls import is_on_this_host
 from fks.model.errors import InputError, PeerError
 
 EngineName = Literal["llama_cpp", "onnx", "ollama", "openai_compatible"]
-Device = Literal["cpu", "gpu"]
 #: a model writes answers, or turns text into vectors for the search
 Purpose = Literal["answer", "embed"]
 #: command that installs the extra
@@ -34,7 +32,9 @@ class Deployment:
     """A model that is to be served. `model`: the path of a GGUF file, or of a folder with an ONNX encoder, or the name
     by which `url` knows it.
 
-    `size_bytes`: of the files, 0 without one; `context_size`: tokens of one request, its prompt and its answer.
+    `size_bytes`: of the files, 0 without one; `context_size`: tokens of one request, its prompt and its answer. `gpus`:
+    of each replica, a share of one or a whole number, 0 for the CPU. `memory_mb`: resident memory that a replica may
+    take, `load_s`: how long it may take to start; 0: by the size of the files.
     """
 
     name: str
@@ -43,10 +43,12 @@ class Deployment:
     url: str = ""
     sha256: str = ""
     size_bytes: int = 0
-    device: Device = "cpu"
+    gpus: float = 0.0
     replicas: int = 1
     context_size: int = 8192
     purpose: Purpose = "answer"
+    memory_mb: int = 0
+    load_s: float = 0.0
 
     @classmethod
     def load(cls, text: str) -> Deployment:
@@ -60,6 +62,10 @@ class Deployment:
     def child(self, number: int) -> str:
         """Return the id of the process of one replica."""
         return f"inference:{self.name}:{number}"
+
+    def children(self) -> list[str]:
+        """Return the ids of the processes of its replicas."""
+        return [self.child(number) for number in range(self.replicas)]
 
 
 def has_llama() -> bool:
@@ -76,13 +82,15 @@ def check_deployment(wanted: Deployment) -> None:
     """Refuse a deployment that no engine can serve. Errors: InputError, 501 AI_NOT_INSTALLED without the extra."""
     if not NAME.fullmatch(wanted.name):
         raise _wrong(f"the name {wanted.name!r} is none", "use up to 40 of a-z, 0-9 and -, a letter first")
+    if wanted.gpus > 1 and not wanted.gpus.is_integer():
+        raise _wrong(f"{wanted.gpus:g} GPUs cannot be shared out", "give a share of one GPU, or a whole number")
     if (wanted.engine == "onnx") > (wanted.purpose == "embed"):
         raise _wrong("an ONNX encoder writes no answers", "deploy it to embed: 'fks ai deploy --embed'")
     if wanted.engine == "onnx":
         if not has_onnx():
             raise InputError("onnxruntime is not installed", code="AI_NOT_INSTALLED", status=501, remedy=INSTALL)
-        if wanted.device == "gpu":
-            raise _wrong("ONNX encoders run on the CPU", "leave out the device")
+        if wanted.gpus:
+            raise _wrong("ONNX encoders run on the CPU", "leave out the GPU")
         try:
             encoder_files(Path(wanted.model))
         except PeerError as error:
@@ -97,8 +105,8 @@ def check_deployment(wanted: Deployment) -> None:
             "a model behind a URL has no hash: vectors of another one might be compared with its own",
             "deploy a GGUF file or the folder of an ONNX encoder",
         )
-    elif wanted.device == "gpu":
-        raise _wrong("the device of a model behind a URL is that server's own", "leave out the device")
+    elif wanted.gpus:
+        raise _wrong("the GPU of a model behind a URL is that server's own", "leave out the GPU")
     else:
         parts = urlsplit(wanted.url)
         if parts.scheme not in ("http", "https") or not _is_private(parts.hostname or ""):
@@ -154,25 +162,3 @@ def check_hash(wanted: Deployment) -> None:
         raise PeerError(f"{wanted.model} cannot be read: {error.strerror}") from error
     if digest != wanted.sha256:
         raise PeerError(f"{wanted.model} has another SHA-256 than the deployment: {digest}")
-
-
-def scheduled(wanted: Sequence[Deployment], gpus: float, cpu_model_max_gb: float) -> dict[str, str]:
-    """Return by name why each deployment cannot be placed, "" for one that can. GPUs go to the first ones.
-
-    `gpus`: of the whole cluster. A model that asks for a GPU is never placed on the CPU.
-    """
-    reasons, left = {}, gpus
-    for one in wanted:
-        reason = ""
-        if one.device == "gpu":
-            if one.replicas > left:
-                reason = f"it asks for {one.replicas} GPU; the cluster has {gpus:g}, of which {left:g} are free"
-            else:
-                left -= one.replicas
-        elif one.size_bytes > cpu_model_max_gb * 1e9:
-            reason = (
-                f"it has {one.size_bytes / 1e9:.1f} GB; on the CPU run models up to {cpu_model_max_gb:g} GB"
-                " (ai.cpu_model_max_gb)"
-            )
-        reasons[one.name] = reason
-    return reasons

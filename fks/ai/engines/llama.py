@@ -57,16 +57,16 @@ class LlamaCppEngine:
 
         os.setpriority(os.PRIO_PROCESS, 0, NICE)  # of this thread alone, and of the threads that llama.cpp starts here
         params = xllamacpp.CommonParams()
-        if wanted.device == "gpu":
+        if wanted.gpus:
             self._check_gpu(xllamacpp.get_device_info())
         params.model.path = wanted.model
-        params.n_gpu_layers = GPU_LAYERS_ALL if wanted.device == "gpu" else 0
+        params.n_gpu_layers = GPU_LAYERS_ALL if wanted.gpus else 0
         params.n_parallel, params.n_ctx = SLOTS, SLOTS * wanted.context_size
         params.cpuparams.n_threads = max(1, (os.cpu_count() or 2) // 2)  # the others trade
         if wanted.purpose == "embed":  # a text is read in one batch
             params.embedding = True
             params.n_batch = params.n_ubatch = min(wanted.context_size, EMBED_TOKENS)
-        elif wanted.device == "cpu":
+        elif not wanted.gpus:
             params.n_batch = params.n_ubatch = CPU_BATCH
         params.fit_params = params.warmup = False
         params.cache_ram_mib = 0
@@ -90,8 +90,8 @@ class LlamaCppEngine:
         need = int(self._deployment.size_bytes * GPU_HEADROOM)
         if not free:
             raise PeerError("a GPU is asked for, and this build of llama.cpp knows none: install its CUDA build")
-        if max(free) < need:
-            raise PeerError(f"the model needs {need / 1e9:.1f} GB of video memory, {max(free) / 1e9:.1f} GB are free")
+        if sum(free) < need:
+            raise PeerError(f"the model needs {need / 1e9:.1f} GB of video memory, {sum(free) / 1e9:.1f} GB are free")
 
     async def embed(self, asked: Embedding) -> list[list[float]]:
         """Return a vector for each text. A text that does not fit is cut. Cancelled, it ends with the next text."""

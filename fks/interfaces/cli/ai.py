@@ -137,16 +137,26 @@ def embed(gateway: GatewaySession, text: tuple[str, ...], is_question: bool) -> 
 @click.option("--embed", is_flag=True, help="Make vectors for the search with it, in place of the built-in model.")
 @click.option("--model", help="Name by which the server at --url knows the model.")
 @click.option("--url", help="Address of Ollama, or of a server with OpenAI's API.")
-@click.option("--gpu", is_flag=True, help="Run on a GPU, one for each replica; never on the CPU in its place.")
+@click.option(
+    "--gpus",
+    type=click.FloatRange(0, 16),
+    help="GPUs of each replica: a share such as 0.5, or a whole number; never the CPU in its place.",
+)
+@click.option("--gpu", is_flag=True, help="As --gpus 1.")
 @click.option("--replicas", type=click.IntRange(1, 16), default=1, show_default=True, help="Processes.")
 @click.option("--context", type=click.IntRange(2048), default=8192, show_default=True, help="Tokens of one request.")
-@gateway_result("fks.ai-model/1", "{0[name]}: {0[replicas]} × {0[model]} on {0[device]}; see 'fks ai models'")
+@click.option("--memory-mb", type=click.IntRange(0), help="Memory that a process may take.  [default: by the file]")
+@click.option(
+    "--load-s", type=click.FloatRange(0), help="Seconds that a process may take to start.  [default: by the file]"
+)
+@gateway_result("fks.ai-model/1", lambda one, **_: f"{_shown_deployment(one)}; see 'fks ai models'")
 def deploy(
     gateway: GatewaySession,
     name: str,
     file: Path | None,
     model: str | None,
     gpu: bool,
+    gpus: float | None,
     context: int,
     embed: bool,
     engine: str,
@@ -155,15 +165,26 @@ def deploy(
     """Serve a language model as NAME, in place of the one of that name."""
     if (file is None) == (model is None):
         raise click.UsageError("give --file, or --model with --url")
+    if gpu and gpus is not None:
+        raise click.UsageError("give --gpus or --gpu")
     body = {
         "name": name,
         "model": model or str(file and file.resolve()),
-        "device": "gpu" if gpu else "cpu",
+        "gpus": 1.0 if gpu else gpus,
         "context_size": context,
         "engine": "onnx" if file is not None and file.is_dir() else engine,
         "purpose": "embed" if embed else "answer",
     }
-    return gateway.post("/ai/deployments", body | options, timeout_s=MODEL_S)
+    given = {name: value for name, value in (body | options).items() if value is not None}
+    return gateway.post("/ai/deployments", given, timeout_s=MODEL_S)
+
+
+def _shown_deployment(row: dict[str, Any]) -> str:
+    return f"{row['name']}: {row['replicas']} × {row['model']} on {_device(row)}"
+
+
+def _device(row: dict[str, Any]) -> str:
+    return f"{row['gpus']:g} GPU" if row.get("gpus") else "CPU"
 
 
 @ai.command()
@@ -172,8 +193,10 @@ def deploy(
     {
         **named("name", "state"),
         "READY": lambda i: f"{len(i['ready'])}/{i['replicas']}" if "ready" in i else "",
-        **named("purpose", "engine", "device", "model", "reason"),
-        "SINCE": at("deployed_at"),
+        **named("purpose", "engine"),
+        "DEVICE": _device,
+        **named("model", "reason"),
+        "SINCE": at("state_at"),
     },
     empty="no language model is served; see 'fks ai deploy'",
 )
@@ -192,10 +215,11 @@ def _served(version: dict[str, Any]) -> dict[str, Any]:
         "state": version["stage"],
         "purpose": "forecast",
         "engine": version["spec"].get("trainer", "lightgbm"),
-        "device": "cpu",
+        "gpus": 0.0,
         "model": f"{' '.join(version['symbols'])} {version['timeframe']}",
         "reason": f"drifts: {'; '.join(findings.values())}" if findings else "",
         "deployed_at": version["staged_at"],
+        "state_at": version["staged_at"],
     }
 
 

@@ -1,9 +1,10 @@
 -- name: all
 -- Language models to be served, the oldest first. `state`: serving while a replica is ready, starting before that;
 -- `ready`: the processes that are ready and sent a heartbeat in the last $1 seconds.
-SELECT d.name, d.engine, d.model, d.url, d.sha256, d.size_bytes, d.device, d.replicas, d.context_size, d.purpose,
+SELECT d.name, d.engine, d.model, d.url, d.sha256, d.size_bytes, d.device,
+       coalesce(d.gpus, (d.device = 'gpu')::int)::float8 AS gpus, d.replicas, d.context_size, d.purpose, d.memory_mb, d.load_s,
        CASE WHEN d.state <> 'wanted' THEN d.state WHEN cardinality(r.ready) > 0 THEN 'serving' ELSE 'starting' END AS state,
-       d.reason, r.ready, d.deployed_by, d.deployed_at
+       d.reason, d.state_at, r.ready, d.deployed_by, d.deployed_at
   FROM ai_deployments d,
        LATERAL (SELECT ARRAY(SELECT c.name FROM component_health c, generate_series(0, d.replicas - 1) n
                               WHERE c.name = 'inference:' || d.name || ':' || n AND c.state = 'ready'
@@ -12,13 +13,14 @@ SELECT d.name, d.engine, d.model, d.url, d.sha256, d.size_bytes, d.device, d.rep
 
 -- name: save
 -- Deploy a model, or one of the same name in its place; one that failed is wanted again.
-INSERT INTO ai_deployments AS d (name, engine, model, url, sha256, size_bytes, device, replicas, context_size, purpose,
-                                 deployed_by)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+INSERT INTO ai_deployments AS d (name, engine, model, url, sha256, size_bytes, gpus, replicas, context_size, purpose,
+                                 memory_mb, load_s, deployed_by, device)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, CASE WHEN $7::float8 > 0 THEN 'gpu' ELSE 'cpu' END)
 ON CONFLICT (name) DO UPDATE
    SET engine = EXCLUDED.engine, model = EXCLUDED.model, url = EXCLUDED.url, sha256 = EXCLUDED.sha256,
-       size_bytes = EXCLUDED.size_bytes, device = EXCLUDED.device, replicas = EXCLUDED.replicas,
-       context_size = EXCLUDED.context_size, purpose = EXCLUDED.purpose, state = 'wanted', reason = '', deployed_by = EXCLUDED.deployed_by,
+       size_bytes = EXCLUDED.size_bytes, device = EXCLUDED.device, gpus = EXCLUDED.gpus, replicas = EXCLUDED.replicas,
+       context_size = EXCLUDED.context_size, purpose = EXCLUDED.purpose, memory_mb = EXCLUDED.memory_mb,
+       load_s = EXCLUDED.load_s, state = 'wanted', reason = '', state_at = now(), deployed_by = EXCLUDED.deployed_by,
        deployed_at = now();
 
 -- name: remove
@@ -27,23 +29,24 @@ DELETE FROM ai_deployments WHERE name = $1 RETURNING name;
 
 -- name: wanted
 -- The deployments that did not fail, the oldest first.
-SELECT name, engine, model, url, sha256, size_bytes, device, replicas, context_size, purpose
+SELECT name, engine, model, url, sha256, size_bytes, coalesce(gpus, (device = 'gpu')::int)::float8 AS gpus, replicas,
+       context_size, purpose, memory_mb, load_s
   FROM ai_deployments WHERE state <> 'failed' ORDER BY deployed_at, name;
 
 -- name: place
--- Note why deployments cannot be placed ('' for one that can); the rows that change.
+-- Note the states of deployments, and why replicas of them wait; the rows that change. `state_at` is the begin of a
+-- state, whatever its reason is.
 UPDATE ai_deployments d
-   SET state = CASE WHEN p.reason = '' THEN 'wanted' ELSE 'unschedulable' END, reason = p.reason
-  FROM unnest($1::text[], $2::text[]) AS p(name, reason)
- WHERE d.name = p.name AND d.state <> 'failed'
-   AND (d.state, d.reason) IS DISTINCT FROM (CASE WHEN p.reason = '' THEN 'wanted' ELSE 'unschedulable' END, p.reason)
+   SET state = p.state, reason = p.reason, state_at = CASE WHEN d.state = p.state THEN d.state_at ELSE now() END
+  FROM unnest($1::text[], $2::text[], $3::text[]) AS p(name, state, reason)
+ WHERE d.name = p.name AND d.state <> 'failed' AND (d.state, d.reason) IS DISTINCT FROM (p.state, p.reason)
 RETURNING d.name, d.state, d.reason;
 
 -- name: fail
 -- Note as failed the models that ended their process twice since they were deployed, within an hour: before it was
 -- ready, or by an error or a signal of their own (SIGKILL comes from outside). Those that failed now, with the reason:
 -- the newest error that a process left, else how the newest one ended.
-UPDATE ai_deployments d SET state = 'failed', reason = left(e.reasons[1], 500)
+UPDATE ai_deployments d SET state = 'failed', reason = left(e.reasons[1], 500), state_at = now()
   FROM (SELECT w.name, count(*) AS deaths,
                array_agg(coalesce(nullif(trim(substring(a.payload->>'traceback' FROM '([^\n]+)\s*$')), ''), a.reason)
                          ORDER BY coalesce(trim(a.payload->>'traceback'), '') = '', a.id DESC) AS reasons

@@ -58,6 +58,7 @@ _ENV = {
     "RAY_preload_python_modules": "actors.system",  # a killed child is back in 0.8 s instead of 1.6 s
     "RAY_memory_monitor_refresh_ms": "0",  # it kills the Serve controller first; the operator's limits decide here
     "RAY_worker_niceness": "0",  # Ray's 15 lets any program of the machine go before the order manager and the guardian
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # else a process that asked for no GPU sees all of them
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",

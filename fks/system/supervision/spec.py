@@ -59,6 +59,7 @@ class ChildSpec:
     `after`: ids of siblings that must have come up before this one may start; they stop after it. `stop_s`: what
     draining and stopping may take together. `resources`: what its node must offer, e.g. {"ninja": 0.001}.
     `spreads`: where it needs nothing else of a node, it runs on a worker (`fks.system.supervision.placement`).
+    `node_id`: of the node on which it has its place, "" for any.
     `memory_max_mb`: resident memory above which it is drained and restarted. How often it may be restarted is its
     supervisor's to say. Any other row for the same id is a reason to restart the child.
     """
@@ -73,6 +74,7 @@ class ChildSpec:
     resources: dict[str, float] = field(default_factory=dict)
     memory_max_mb: int = 2048
     spreads: bool = False
+    node_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

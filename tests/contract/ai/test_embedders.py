@@ -539,7 +539,7 @@ def test_models_that_cannot_embed_or_answer_are_refused(tmp_path: Path, monkeypa
     check_deployment(Deployment("words", "onnx", folder, purpose="embed"))
     for wanted in (
         Deployment("words", "onnx", folder),
-        Deployment("words", "onnx", folder, device="gpu", purpose="embed"),
+        Deployment("words", "onnx", folder, gpus=1.0, purpose="embed"),
         Deployment("words", "ollama", "m", "http://127.0.0.1:1", purpose="embed"),
         Deployment("words", "openai_compatible", "m", "http://127.0.0.1:1", purpose="embed"),
     ):

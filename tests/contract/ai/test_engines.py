@@ -18,7 +18,7 @@ from aiohttp import web
 
 from fks.ai.answers import ANSWER_MAX, QUOTED_MAX, chat_of, checked_answer, schema_of
 from fks.ai.engines import engine_of
-from fks.ai.engines.deployment import Deployment, check_deployment, scheduled
+from fks.ai.engines.deployment import Deployment, check_deployment
 from fks.ai.engines.llama import LlamaCppEngine
 from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker, unmarked
 from fks.ai.engines.queue import InferenceQueue
@@ -92,7 +92,7 @@ async def test_another_file_than_the_deployed_one_is_not_loaded(tmp_path: Path) 
 
 async def test_model_that_asks_for_a_gpu_is_never_loaded_on_the_cpu(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="knows none"):
-        await engine_of(deployed(write_model(tmp_path / "a.gguf"), device="gpu")).load()
+        await engine_of(deployed(write_model(tmp_path / "a.gguf"), gpus=1.0)).load()
 
 
 async def test_prompt_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -164,13 +164,21 @@ def test_checks_of_gpus_name_what_is_missing() -> None:
     def nvidia(version: str, *gpus: str) -> Callable[[Sequence[str]], str]:
         return lambda given: "\n".join(gpus) if given else f"| NVIDIA-SMI 550.1  CUDA Version: {version}   |"
 
-    good = gpu_rows(nvidia("12.4", "NVIDIA A, 24576, 20480", "NVIDIA B, 4096, 1024"))
+    def unreadable() -> list[int]:
+        raise PeerError("NVML: Driver Not Loaded")
+
+    gpus = nvidia("12.4", "NVIDIA A, 24576, 20480", "NVIDIA B, 4096, 1024")
+    good = gpu_rows(gpus, lambda: [20 * 10**9, 10**9])
     assert [(row["name"], row["state"]) for row in good] == [
         ("driver", "ok"),
         ("cuda", "ok"),
         ("video memory", "ok"),
         ("video memory", "fail"),
+        ("placement", "ok"),
     ]
+    assert good[4]["detail"] == "NVML reports 20.0, 1.0 GB free"
+    blind = gpu_rows(gpus, unreadable)[4]
+    assert (blind["state"], blind["detail"]) == ("fail", "free video memory cannot be read: NVML: Driver Not Loaded")
     assert good[2]["detail"] == "NVIDIA A: 24.0 GB, 20.0 GB free"
     assert gpu_rows(nvidia("12.1", "NVIDIA A, 24576, 1"))[1]["state"] == "fail"
     (absent,) = gpu_rows(lambda given: None)
@@ -281,7 +289,8 @@ def test_deployments_that_no_engine_can_serve_are_refused(tmp_path: Path, monkey
         Deployment("m", "llama_cpp", str(text)),
         Deployment("m", "llama_cpp", "a.gguf"),
         Deployment("m:1", "llama_cpp", str(write_model(tmp_path / "b.gguf"))),
-        Deployment("m", "ollama", "m", "http://127.0.0.1:1", device="gpu"),
+        Deployment("m", "ollama", "m", "http://127.0.0.1:1", gpus=1.0),
+        Deployment("m", "llama_cpp", str(write_model(tmp_path / "c.gguf")), gpus=1.5),
     ):
         with pytest.raises(InputError) as refused:
             check_deployment(wanted)
@@ -290,19 +299,6 @@ def test_deployments_that_no_engine_can_serve_are_refused(tmp_path: Path, monkey
     with pytest.raises(InputError, match="not installed") as refused:
         check_deployment(Deployment("m", "llama_cpp", str(text)))
     assert (refused.value.status, "pip install 'fks[ai]'" in refused.value.remedy) == (501, True)
-
-
-def test_models_are_placed_on_gpus_in_turn_and_never_on_the_cpu_instead() -> None:
-    big = Deployment("big", "llama_cpp", "/m", size_bytes=9_000_000_000)
-    wanted = [replace(big, name="a", device="gpu", replicas=2), replace(big, name="b", device="gpu"), big]
-    assert scheduled(wanted, 2, 8) == {
-        "a": "",
-        "b": "it asks for 1 GPU; the cluster has 2, of which 0 are free",
-        "big": "it has 9.0 GB; on the CPU run models up to 8 GB (ai.cpu_model_max_gb)",
-    }
-    assert scheduled(wanted, 0, 9)["a"] == "it asks for 2 GPU; the cluster has 0, of which 0 are free"
-    assert scheduled(wanted, 3, 9) == {"a": "", "b": "", "big": ""}
-    assert Deployment.load(big.dump()) == big
 
 
 @pytest.mark.parametrize(

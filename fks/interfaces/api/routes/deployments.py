@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -28,15 +29,36 @@ class DeploymentBody(Body):
     )
     url: str = Field("", max_length=300, description="of Ollama, or of a server with OpenAI's API")
     sha256: str = Field("", max_length=64, pattern="^([0-9a-f]{64})?$", description="of the file; default: its own")
-    device: Literal["cpu", "gpu"] = Field("cpu", description="gpu: one for each replica, never the CPU in its place")
+    gpus: float = Field(
+        0.0,
+        ge=0.0,
+        le=16.0,
+        description="of each replica: a share or a whole number, never the CPU in its place",
+    )
+    device: Literal["cpu", "gpu"] = Field("cpu", description="gpu: as `gpus` 1, where that is not given")
     replicas: int = Field(1, ge=1, le=16)
     context_size: int = Field(8192, ge=2048, le=262_144, description="tokens of a prompt and its answer")
     purpose: Literal["answer", "embed"] = Field("answer", description="write answers, or make vectors for the search")
+    memory_mb: int = Field(
+        0,
+        ge=0,
+        le=4_194_304,
+        description="memory of a replica; 0: 1.5 times the file and that of any process",
+    )
+    load_s: float = Field(
+        0.0, ge=0.0, le=3600.0, description="how long a replica may take to start; 0: 20 s for each GB, and 30 s"
+    )
+
+    def deployment(self) -> Deployment:
+        """Return what is wanted."""
+        given = self.model_dump(exclude={"device"})
+        return Deployment(**given | {"gpus": self.gpus or float(self.device == "gpu")})
 
 
 @router.get("/ai/deployments")
 async def deployments(gate: Gate, caller: Reader) -> ExactJson:
-    """List the language models with their states: starting, serving, unschedulable or failed, with the reason."""
+    """List the language models with their states: starting, serving, waiting, unschedulable or failed, with the
+    reason."""
     return ExactJson({"items": await DeploymentStore(gate.db).all()})
 
 
@@ -44,7 +66,7 @@ async def deployments(gate: Gate, caller: Reader) -> ExactJson:
 async def deploy(gate: Gate, caller: Admin, body: BodyOf[DeploymentBody]) -> ExactJson:
     """Serve a language model, in place of the one of this name. The supervisor starts a process for each replica
     within seconds. Without the extra `ai`: 501 with the command that installs it."""
-    wanted = Deployment(**body.model_dump())
+    wanted = body.deployment()
     await asyncio.to_thread(check_deployment, wanted)
     if wanted.engine in ("llama_cpp", "onnx"):
         digest, size = await asyncio.to_thread(facts_of_model, wanted)
@@ -54,7 +76,7 @@ async def deploy(gate: Gate, caller: Admin, body: BodyOf[DeploymentBody]) -> Exa
                 f"{wanted.model} has another SHA-256: {digest}",
                 "fetch the file again, or give its hash",
             )
-        wanted = Deployment(**body.model_dump() | {"sha256": digest, "size_bytes": size})
+        wanted = replace(wanted, sha256=digest, size_bytes=size)
     store = DeploymentStore(gate.db)
     await store.save(wanted, by=caller.name)
     row = next(row for row in await store.all() if row["name"] == wanted.name)

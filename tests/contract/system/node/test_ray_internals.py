@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import grpc
 import ray
+from ray._private import state
 from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
 from ray.runtime_env import RuntimeEnv
 from ray.serve import HTTPOptions
@@ -48,6 +49,18 @@ def test_a_worker_that_waits_can_have_the_environment_of_an_actor() -> None:
     texts = [request.runtime_env_info.serialized_runtime_env for request in requests]
     assert texts == ["", RuntimeEnv(env_vars={"A": "", "B": ""}).serialize()]
     assert [request.num_workers for request in requests] == [1, 1]
+
+
+def test_free_resources_and_the_node_of_an_actor_can_be_asked_for(monkeypatch) -> None:
+    """tests/contract/system/supervision/test_gpus_of_ray.py asks a cluster that runs."""
+    asked = []
+    monkeypatch.setattr(state, "available_resources_per_node", lambda: {"a": {"GPU": 0.5}})
+    assert ray_internals.available_by_node() == {"a": {"GPU": 0.5}}
+    nodes = iter(({"Address": {"NodeID": "ab" * 28}}, {"Address": {"NodeID": "f" * 56}}, {}))
+    monkeypatch.setattr(state, "actors", lambda id: asked.append(id) or next(nodes))
+    handle = SimpleNamespace(_actor_id=ray.ActorID(b"\1" * 16))
+    assert [ray_internals.node_of_actor(handle) for _ in range(3)] == ["ab" * 28, "", ""]
+    assert asked == ["01" * 16] * 3
 
 
 def test_a_replica_opens_its_grpc_port_by_the_call_that_is_replaced(monkeypatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -93,6 +94,8 @@ async def test_no_child_is_placed_on_or_moved_to_a_node_whose_raylet_is_dead(mon
         for spec in specs:
             await world.spawn(spec, 1, 0.0)
         assert placed == ["living", "living"]
+        await world.spawn(replace(specs[0], node_id="its own"), 1, 0.0)
+        assert placed.pop() == "its own"
         assert await world.misplaced(specs) is None
 
 

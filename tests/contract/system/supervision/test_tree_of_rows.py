@@ -3,7 +3,8 @@ a process for each replica of a language model."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from actors.system import options_of
 from actors.tree import want
 from fks.ai.engines.deployment import Deployment
+from fks.ai.placement import GpuNode, HeldShare
 from fks.config.environment import without_credentials
-from fks.config.settings import Ai, Mt5, Ninja, Settings, Strategies
+from fks.config.settings import Ai, Mt5, Ninja, Settings, Strategies, Supervision
 from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
@@ -24,16 +26,34 @@ from tests.support.strategies import add_account, add_instance
 ES = "ES 12-26"
 
 
-def wanted_by(
-    database: Database, settings: Settings | None = None, gpus: float = 0.0
-) -> Callable[[], Awaitable[SupervisorSpec]]:
-    async def gpus_now() -> float:
-        return gpus
+class Gpus:
+    """The GPUs of a cluster: its nodes, the replicas that hold a share, and the machines that were asked for."""
 
+    def __init__(self, *nodes: GpuNode, to_come: float = 0.0) -> None:
+        self.nodes, self.to_come = list(nodes), to_come
+        self.held: dict[str, HeldShare] = {}
+        self.asked: list[str] = []
+
+    async def look(
+        self, wanted: Sequence[Deployment], loaded: frozenset[str]
+    ) -> tuple[list[GpuNode], dict[str, HeldShare], float]:
+        return self.nodes, self.held, self.to_come
+
+    async def request(self, wanted: Sequence[Deployment]) -> None:
+        self.asked = [one.name for one in wanted]
+
+    def note(self, wanted: Sequence[Deployment], nodes: Mapping[str, str]) -> None:
+        """Each placed replica has a process from now on."""
+        self.held = {child: HeldShare(node) for child, node in nodes.items()}
+
+
+def wanted_by(
+    database: Database, settings: Settings | None = None, gpus: Gpus | None = None
+) -> Callable[[], Awaitable[SupervisorSpec]]:
     component: Any = SimpleNamespace(
         db=database, settings=settings or Settings(ninja=Ninja(enabled=True)), log=CollectingLog()
     )
-    return want(component, gpus_now)
+    return want(component, gpus or Gpus())
 
 
 async def ids(wanted: Callable[[], Awaitable[SupervisorSpec]]) -> list[str]:
@@ -147,22 +167,69 @@ async def test_a_model_fails_with_the_error_that_one_of_its_processes_left(datab
 
 async def test_a_model_that_cannot_be_placed_says_why_and_waits(database: Database) -> None:
     store = DeploymentStore(database)
-    gpu = Deployment("gpu", "llama_cpp", "/m/gpu.gguf", sha256="a" * 64, size_bytes=10**9, device="gpu")
-    large = replace(gpu, name="large", device="cpu", size_bytes=9 * 10**9)
+    gpu = Deployment("gpu", "llama_cpp", "/m/gpu.gguf", sha256="a" * 64, size_bytes=10**9, gpus=0.5)
+    large = replace(gpu, name="large", gpus=0.0, size_bytes=9 * 10**9)
     await store.save(gpu, by="me")
     await store.save(large, by="me")
     assert not [id for id in await ids(wanted_by(database)) if id.startswith("inference")]
     states = {row["name"]: (row["state"], row["reason"]) for row in await store.all()}
     assert states == {
-        "gpu": ("unschedulable", "it asks for 1 GPU; the cluster has 0, of which 0 are free"),
+        "gpu": ("unschedulable", "it asks for 0.5 GPU; no node of the cluster has one"),
         "large": ("unschedulable", "it has 9.0 GB; on the CPU run models up to 8 GB (ai.cpu_model_max_gb)"),
     }
-    tree = await wanted_by(database, Settings(ai=Ai(cpu_model_max_gb=10)), gpus=1.0)()
-    found = {child.id: child.resources for child in tree.workers() if child.role == "inference"}
-    assert found == {"inference:gpu:0": {"GPU": 1.0}, "inference:large:0": {}}
+    gpus = Gpus(GpuNode("a" * 56, "gpu-1", 1.0, 1.0, (8 * 10**9,)))
+    tree = await wanted_by(database, Settings(ai=Ai(cpu_model_max_gb=10)), gpus)()
+    found = {child.id: child for child in tree.workers() if child.role == "inference"}
+    assert {id: child.resources for id, child in found.items()} == {
+        "inference:gpu:0": {"GPU": 0.5},
+        "inference:large:0": {},
+    }
     assert {row["state"] for row in await store.all()} == {"starting"}
-    options = options_of(next(child for child in tree.workers() if child.id == "inference:gpu:0"))
-    assert options["num_gpus"] == 1.0
+    assert [child.node_id for child in found.values()] == ["a" * 56, ""]
+    assert options_of(found["inference:gpu:0"])["num_gpus"] == 0.5
+    elsewhere = Settings(ai=Ai(cpu_model_max_gb=10), supervision=Supervision(placement={"inference:*": "fast"}))
+    assert "inference:gpu:0" not in await ids(wanted_by(database, elsewhere, Gpus(*gpus.nodes)))
+
+
+async def test_a_model_waits_for_a_node_and_is_asked_for_until_it_goes(database: Database) -> None:
+    store, gpus = DeploymentStore(database), Gpus(to_come=1.0)
+    wanted = wanted_by(database, gpus=gpus)
+    await store.save(Deployment("gpu", "llama_cpp", "/m/gpu.gguf", sha256="a" * 64, gpus=1.0, replicas=2), by="me")
+    assert "inference" not in [branch.id for branch in (await wanted()).children]
+    (row,) = await store.all()
+    assert (row["state"], gpus.asked) == ("waiting", ["gpu"])
+    begun = row["state_at"]
+
+    gpus.nodes = [GpuNode("a" * 56, "gpu-1", 1.0, 1.0, (8 * 10**9,))]
+    assert "inference:gpu:0" in await ids(wanted)
+    assert "inference:gpu:1" not in await ids(wanted)
+    (row,) = await store.all()
+    assert (row["state"], row["state_at"] > begun) == ("starting", True)
+    assert row["reason"] == "1 of 2 replicas wait: it asks for 1 GPU; gpu-1 has 0 of 1 free"
+
+    gpus.nodes = [replace(gpus.nodes[0], memory=None, problem="the driver is gone")]
+    assert "inference:gpu:0" in await ids(wanted), "it has a process there already"
+    begun = row["state_at"]
+    (row,) = await store.all()
+    assert row["state_at"] == begun, "another reason is no other state"
+    gpus.nodes = []
+    assert "inference:gpu:0" not in await ids(wanted)
+    assert gpus.asked == ["gpu"]
+    await store.remove("gpu")
+    await wanted()
+    assert gpus.asked == []
+
+
+async def test_limits_of_a_process_come_from_its_row_or_the_size_of_its_file(database: Database) -> None:
+    store, wanted = DeploymentStore(database), wanted_by(database)
+    large = Deployment("a", "llama_cpp", "/m/a.gguf", sha256="a" * 64, size_bytes=5 * 10**9)
+    await store.save(large, by="me")
+    await store.save(replace(large, name="b", memory_mb=30_000, load_s=600.0), by="me")
+    found = {child.id: child for child in (await wanted()).workers() if child.role == "inference"}
+    timing, first, given = Settings().supervision, found["inference:a:0"], found["inference:b:0"]
+    assert (first.memory_max_mb, first.start_s) == (timing.memory_max_mb + 7680, timing.start_timeout_s + 100.0)
+    assert (given.memory_max_mb, given.start_s) == (30_000, 600.0)
+    assert json.loads(given.args[1])["supervision"]["memory_max_mb"] == 30_000
 
 
 def test_a_process_without_credentials_is_given_none_by_its_environment() -> None:

@@ -1,14 +1,20 @@
 """Tokens a second of POST /answer with a language model, against the bare loop of the engine; and with `--forecasts`
 the time from a sealed bar to the committed row of its forecast; with `--recovery` the time from the death of a model's
-process to the next answer.
+process to the next answer; with `--chat` tokens a second and the first token of POST /v1/chat/completions.
 
     python benchmarks/ai.py [--rounds 12] [--width 768]
+    python benchmarks/ai.py --chat [--rounds 6] [--width 768]
     python benchmarks/ai.py --forecasts [--rounds 300]
     python benchmarks/ai.py --recovery [--rounds 10]
 
 A whole demo system in a temporary FKS_HOME serves a model with random weights (at least 5 ms a token); the bare loop
 runs llama.cpp in this process on the same prompts, with the same threads and priority. Both take turns, question by
 question. The texts are compared first. Limit: 0.95 of the bare loop. Exits 1 when texts differ or the limit is missed.
+
+`--chat`: the same system and bare loop with streamed chats of 200 tokens, one at a time and eight at once, of which the
+process works on two. Both take turns, round by round. The texts of each chat are compared first, one at a time: two at
+once share a batch, whose sums differ in the last bit. Limits: 0.95 of the bare loop's tokens a second, and 15 ms more
+than it until the first token (medians, one at a time).
 
 `--forecasts`: one model of one symbol with its default features, on PostgreSQL that syncs each commit to disk. Ours: the
 scheduler's `Forecaster`, from the moment at which the bar is committed. Bare: the features of the same bars in memory,
@@ -27,11 +33,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +51,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._results import run, same
 from benchmarks.faults.rig import Rig
-from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
+from fks.ai.answers import chat_of, checked_answer
 from fks.ai.engines.llama import LlamaCppEngine
 from fks.ai.engines.port import Completion
 from fks.ai.forecast import LEVELS, features
@@ -79,7 +87,10 @@ async def texts_of(rig: Rig, answer: dict[str, Any]) -> list[str]:
     return [texts[passage["chunk"]] for passage in answer["passages"]]
 
 
-async def measure(rounds: int, width: int) -> bool:
+Compare = Callable[[Rig, httpx.AsyncClient, LlamaCppEngine, int], Awaitable[bool]]
+
+
+async def measure(rounds: int, width: int, compare: Compare) -> bool:
     with tempfile.TemporaryDirectory(prefix="fks-ai-") as made:
         os.chmod(made, 0o755)  # the database's own user must come through
         file = write_model(Path(made) / "noise.gguf", width=width, layers=4)
@@ -108,7 +119,7 @@ async def ready(client: httpx.AsyncClient, replicas: int = 1) -> None:
         await asyncio.sleep(0.5)
 
 
-async def compare(rig: Rig, client: httpx.AsyncClient, bare: LlamaCppEngine, rounds: int) -> bool:
+async def compare_answers(rig: Rig, client: httpx.AsyncClient, bare: LlamaCppEngine, rounds: int) -> bool:
     ours: list[float] = []
     theirs: list[float] = []
     tokens: list[int] = []
@@ -118,7 +129,7 @@ async def compare(rig: Rig, client: httpx.AsyncClient, bare: LlamaCppEngine, rou
         answer = (await client.post("/answer", json=question)).json()
         asked_s = time.perf_counter() - begun
         texts = await texts_of(rig, answer)
-        prompt = Completion(SYSTEM, prompt_of(question["question"], texts), schema_of(len(texts)), TOKENS_MAX, 300.0)
+        prompt = chat_of(question["question"], texts, 300.0)
         begun = time.perf_counter()
         done = await bare.complete(prompt)
         bare_s = time.perf_counter() - begun
@@ -133,6 +144,73 @@ async def compare(rig: Rig, client: httpx.AsyncClient, bare: LlamaCppEngine, rou
     print(f"bare loop      {sum(tokens) / sum(theirs):6.1f} tokens/s")
     print(f"ratio          {ratio:6.3f}  (median of the rounds; at least {LIMIT})")
     return ratio < LIMIT or token_ms < TOKEN_MS_MIN
+
+
+CHAT_TOKENS, CHAT_STREAMS, FIRST_MS = 200, 8, 15.0
+NUMBERS = {"type": "array", "items": {"type": "integer"}, "minItems": CHAT_TOKENS}  # the text ends at its limit
+
+
+def chat_about(number: int) -> Completion:
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": f"Count {number} zebras."}]
+    return Completion(messages, 300.0, tokens_max=CHAT_TOKENS, schema=NUMBERS, temperature=0.0)
+
+
+async def chatted(client: httpx.AsyncClient, asked: Completion) -> tuple[str, float]:
+    """Return the text of a streamed chat, and the seconds until its first token."""
+    form = {"type": "json_schema", "json_schema": {"name": "numbers", "schema": asked.schema}}
+    body = {"model": "noise", "messages": list(asked.messages), "max_tokens": CHAT_TOKENS, "temperature": 0}
+    text, first, begun = "", 0.0, time.perf_counter()
+    sent = client.stream("POST", "/v1/chat/completions", json={**body, "response_format": form, "stream": True})
+    async with sent as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                chunk = json.loads(line[6:])
+                part = chunk["choices"][0]["delta"].get("content") or ""
+                first = first or (time.perf_counter() - begun if part else 0.0)
+                text += part
+    return text, first
+
+
+async def looped(bare: LlamaCppEngine, asked: Completion) -> tuple[str, float]:
+    """Return the same of the bare loop."""
+    first: list[float] = []
+    begun = time.perf_counter()
+    done = await bare.complete(asked, lambda _: first.append(time.perf_counter() - begun))
+    same("tokens of a chat", done.tokens, CHAT_TOKENS)
+    return done.text, first[0]
+
+
+async def compare_chats(rig: Rig, client: httpx.AsyncClient, bare: LlamaCppEngine, rounds: int) -> bool:
+    missed = False
+    for streams in (1, CHAT_STREAMS):
+        seconds: dict[str, list[float]] = {"gateway": [], "bare loop": []}
+        firsts: dict[str, list[float]] = {"gateway": [], "bare loop": []}
+        for turn in range(rounds + 1):  # the first of each warms up
+            asked = [chat_about(turn * streams + number) for number in range(streams)]
+            texts: list[list[str]] = []
+            for name in seconds:
+                begun = time.perf_counter()
+                ways = [chatted(client, one) if name == "gateway" else looped(bare, one) for one in asked]
+                found = await asyncio.gather(*ways)
+                if turn:
+                    seconds[name].append(time.perf_counter() - begun)
+                    firsts[name] += [first for _, first in found]
+                texts.append([text for text, _ in found])
+            if streams == 1:
+                same("the text of a chat", texts[0], texts[1])
+        ratio = statistics.median(b / mine for mine, b in zip(*seconds.values(), strict=True))
+        print(f"{streams} at once, {rounds} rounds of {CHAT_TOKENS} tokens each", flush=True)
+        for name, taken in seconds.items():
+            rate = rounds * streams * CHAT_TOKENS / sum(taken)
+            first_ms = 1000 * statistics.median(firsts[name])
+            print(f"{name:<12} {rate:6.1f} tokens/s   first token p50 {first_ms:8.1f} ms", flush=True)
+        print(f"ratio        {ratio:6.3f}  (median of the rounds; at least {LIMIT})", flush=True)
+        missed = missed or ratio < LIMIT
+        if streams == 1:
+            late_ms = 1000 * (statistics.median(firsts["gateway"]) - statistics.median(firsts["bare loop"]))
+            print(f"first token  {late_ms:6.1f} ms after the bare loop's (at most {FIRST_MS:g})", flush=True)
+            missed = missed or late_ms > FIRST_MS
+    return missed
 
 
 async def recovery(rounds: int) -> bool:
@@ -334,10 +412,13 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--forecasts", action="store_true")
     parser.add_argument("--recovery", action="store_true")
+    parser.add_argument("--chat", action="store_true")
     parser.add_argument("--width", type=int, default=768)
     given = parser.parse_args()
     if given.forecasts:
         run(lambda: asyncio.run(forecasts(given.rounds or 300)))
     if given.recovery:
         run(lambda: asyncio.run(recovery(given.rounds or 10)))
-    run(lambda: asyncio.run(measure(given.rounds or 12, given.width)))
+    if given.chat:
+        run(lambda: asyncio.run(measure(given.rounds or 6, given.width, compare_chats)))
+    run(lambda: asyncio.run(measure(given.rounds or 12, given.width, compare_answers)))

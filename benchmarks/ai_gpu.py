@@ -30,9 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._results import run, same
 from benchmarks.ai import LIMIT, QUESTIONS, ready, texts_of
 from benchmarks.faults.rig import Rig
-from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
+from fks.ai.answers import chat_of, checked_answer
 from fks.ai.engines.llama import LlamaCppEngine
-from fks.ai.engines.port import Completion
 from fks.ai.machine import gpu_rows, has_gpu_build
 from tests.support.gguf_model import deployed
 
@@ -96,7 +95,7 @@ async def compare(rig: Rig, client: httpx.AsyncClient, bare: LlamaCppEngine, rou
                     starts[0] = starts[0] or time.perf_counter() - begun
         asked_s = time.perf_counter() - begun
         texts = await texts_of(rig, answer)
-        prompt = Completion(SYSTEM, prompt_of(question["question"], texts), schema_of(len(texts)), TOKENS_MAX, 300.0)
+        prompt = chat_of(question["question"], texts, 300.0)
         begun = time.perf_counter()
 
         def take(_: str, since: float = begun, starts: list[float] = starts) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fks.ai.chunks import plain
+from fks.ai.engines.port import Completion
 
 #: characters of an answer, of a quote, and of a passage in the prompt
 ANSWER_MAX: Final = 600
@@ -74,6 +75,18 @@ def prompt_of(question: str, passages: Sequence[str]) -> str:
     """Return the user's part of the prompt: the passages with their ids, then the question."""
     parts = [f"[p{number}]\n{text[:PASSAGE_MAX]}" for number, text in enumerate(passages, 1)]
     return "\n\n".join((*parts, f"Question: {question}"))
+
+
+def chat_of(question: str, passages: Sequence[str], timeout_s: float) -> Completion:
+    """Return the request for an answer to a question from passages."""
+    user = {"role": "user", "content": prompt_of(question, passages)}
+    return Completion(
+        ({"role": "system", "content": SYSTEM}, user),
+        timeout_s,
+        tokens_max=TOKENS_MAX,
+        schema=schema_of(len(passages)),
+        temperature=0.0,
+    )
 
 
 def answer_so_far(text: str) -> str:

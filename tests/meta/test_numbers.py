@@ -33,6 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "rows of PostgreSQL, and values that our processes published": (
         "fks/interfaces/entry/account_limits.py::gauges_of", "fks/interfaces/entry/account_limits.py::limits_of",
         "fks/interfaces/api/routes/market.py::_of_bars", "fks/interfaces/api/routes/market.py::_number",
+        "fks/interfaces/api/routes/openai.py::_available",
     ),
     "answers of our own scripts in Redis": (
         "fks/interfaces/api/limits.py::RequestLimits._take", "fks/interfaces/api/idempotency.py::Idempotency.begin",

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.ai.answers import SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
+from fks.ai.answers import chat_of, checked_answer
 from fks.ai.engines import engine_of
-from fks.ai.engines.port import Completion
 from fks.ai.engines.queue import InferenceQueue
 from fks.store.db import Database
 from fks.system.servers.embedded import PostgresServer
@@ -54,7 +53,7 @@ async def test_gguf_file_of_the_environment_answers_in_form(tmp_path: Path) -> N
     engine, begun_s = engine_of(deployed(file)), time.monotonic()
     await engine.load()
     loaded_s = time.monotonic() - begun_s
-    asked = Completion(SYSTEM, prompt_of("When do zebras eat hay?", texts), schema_of(1), TOKENS_MAX, 1500.0)
+    asked = chat_of("When do zebras eat hay?", texts, 1500.0)
     answer = await InferenceQueue(engine).call(asdict(asked))
     await engine.close()
     assert answer.get("is_whole"), answer

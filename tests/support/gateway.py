@@ -162,6 +162,17 @@ async def serving(
         shutil.rmtree(paths.sockets, ignore_errors=True)
 
 
+def code_of_error(answer: httpx.Response) -> str:
+    """Return the code of an error, which has OpenAI's form on the routes below /v1 and else is a problem document."""
+    body: dict[str, Any] = answer.json()
+    is_openai = answer.request.url.path.removeprefix("/api/v1").startswith("/v1/")
+    assert answer.headers["content-type"] == ("application/json" if is_openai else "application/problem+json"), body
+    if not is_openai:
+        return str(body["code"])
+    assert set(body["error"]) == {"message", "type", "param", "code"}, body
+    return str(body["error"]["code"]).upper()
+
+
 async def hold_lease(db: Database, epoch: int = 0, exchange: str = "binance") -> None:
     """Have a collector that lives, and wrote its feeds in `epoch`: without one no feed is LIVE."""
     await db.sql(

@@ -20,7 +20,7 @@ import httpx
 from fks.interfaces.api.app import schema
 from fks.model.futures.contract import front_month
 from fks.store.db import Database
-from tests.support.gateway import Running
+from tests.support.gateway import Running, code_of_error
 from tests.support.strategies import add_instance
 
 #: As they stand in JSON; those in quotes are texts.
@@ -106,6 +106,12 @@ BODIES: dict[str, tuple[Any, ...]] = {
     ),
     "/ai/deployments": ({"name": "m", "engine": "ollama", "model": "x", "url": "http://127.0.0.1:9", "replicas": 1,
                          "context_size": 4096},),
+    "/v1/chat/completions": (
+        {"model": "m", "messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 5, "max_tokens": 5,
+         "temperature": 0.5, "top_p": 0.5, "seed": 1, "n": 1, "presence_penalty": 0,
+         "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "number", "minimum": 1}}}},
+    ),
+    "/v1/embeddings": ({"model": "m", "input": "a", "version": 1, "dimensions": 2},),
     "/ai/consents": ({"collection": "user", "model": "m", "daily_budget": 1, "input_price": 0.15, "output_price": 0.6},),
     "/forecasts": ({"name": "m", "symbols": ["BTCUSDT"], "barrier": 1.5, "horizon": 1, "quantiles": [0.1, 0.5, 0.9],
                     "folds": 5, "train_windows": 3, "purge": 1, "embargo": 0, "trees": 10, "seed": 1},),
@@ -118,6 +124,8 @@ REFUSED = [
     ("/portfolios/{id}/allocate", "PORTFOLIO_UNKNOWN"),
     ("/monitor/api/discover/", "HOST_NOT_ALLOWED"),
     ("/embeddings", "EMBEDDER_AWAY"),
+    ("/v1/chat/completions", "MODEL_NOT_FOUND"),
+    ("/v1/embeddings", "EMBEDDER_AWAY"),
 ]
 _QUERIES = ("{ orders(limit: %s) { items { symbol } } }", "query($l: Long = %s) { fills(limit: $l) { next } }")
 _HOOK_FIELDS = ("quantity", "price", "stop_price", "stop_loss", "take_profit", "confidence", "timestamp", "close")
@@ -170,7 +178,7 @@ class Fuzz:
             for path, operations in schema(self._gateway.app)["paths"].items():
                 for body in BODIES.get(path, _bodies_of(operations.get("post", {}))):
                     answer = await client.post(self._url(path), json=body)
-                    refused += [] if answer.is_success else [(path, answer.json()["code"])]
+                    refused += [] if answer.is_success else [(path, code_of_error(answer))]
         return refused
 
     def cases(self, each: int | None, dice: random.Random) -> Iterator[Case]:
@@ -291,8 +299,8 @@ async def _sent(client: httpx.AsyncClient, case: Case) -> tuple[int, float]:
     except httpx.HTTPError as error:
         raise AssertionError(f"{case}: {error!r}") from error
     if answer.status_code >= 400:
-        assert answer.headers["content-type"] == "application/problem+json", (str(case), answer.text[:300])
-    is_guardians = answer.status_code == 503 and answer.json()["code"] == "UNAVAILABLE" and "guardian" in answer.text
+        assert code_of_error(answer), (str(case), answer.text[:300])
+    is_guardians = answer.status_code == 503 and code_of_error(answer) == "UNAVAILABLE" and "guardian" in answer.text
     return (0 if is_guardians else answer.status_code), time.perf_counter() - began_s
 
 

@@ -266,6 +266,8 @@ SLOW = frozenset(
         "acceptance/test_line.py::test_the_next_job_takes_the_process_that_was_kept_ready",
         "acceptance/test_recovery.py::test_gateway_serves_again_after_a_killed_proxy",
         "acceptance/test_recovery.py::test_serve_may_lose_its_controller_and_no_request_fails",
+        "contract/ai/test_openai_interface.py::test_busy_replicas_answer_503_and_the_package_tries_again",
+        "contract/ai/test_openai_interface.py::test_deadline_and_failures_of_a_model_are_not_repeated",
         "contract/interfaces/api/test_api_cli.py::test_a_bracket_is_sent_amended_and_cancelled_with_its_symbol",
         "contract/interfaces/api/test_api_execution.py::test_an_api_key_closes_its_own_positions_alone",
         "contract/interfaces/api/test_api_execution.py::test_closing_a_position_commits_one_exit_for_each_of_ours",

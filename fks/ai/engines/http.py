@@ -5,19 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import httpx
 
 from fks.ai.engines.deployment import Deployment
-from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker, unmarked
-from fks.model.errors import OutageError, PeerError
+from fks.ai.engines.port import (
+    ANY_OBJECT,
+    Completed,
+    Completion,
+    Embedding,
+    TextTaker,
+    too_long,
+    unmarked_messages,
+)
+from fks.model.errors import InputError, OutageError, PeerError
 
 HTTP_LOAD_S: Final = 5.0
 HTTP_ANSWER_S: Final = 600.0  # the longest deadline; that of the request ends it
 #: bytes of an answer over HTTP; a longer one is not read to its end
 HTTP_ANSWER_MAX: Final = 2**23
+#: statuses of an answer to a request that is itself at fault
+_REFUSED: Final = frozenset({400, 413, 422})
 
 
 class _HttpEngine:
@@ -45,32 +55,57 @@ class _HttpEngine:
         return await self._sent(self._http.build_request(method, path, json=body))
 
     async def _sent(self, request: httpx.Request) -> dict[str, Any]:
+        async with self._answered(request) as (status, parts):
+            return self._object(status, b"".join([part async for part in parts]), request)
+
+    async def _lines(self, request: httpx.Request) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of an answer as they arrive, without empty ones. Errors: as `_sent`."""
+        async with self._answered(request) as (status, parts):
+            if status != 200:
+                self._object(status, b"".join([part async for part in parts]), request)
+            begun: list[bytes] = []  # parts of a line
+            async for part in parts:
+                *ended, rest = part.split(b"\n")
+                for end in ended:
+                    if line := b"".join((*begun, end)).strip():
+                        yield line
+                    begun.clear()
+                begun.append(rest)
+            if line := b"".join(begun).strip():
+                yield line
+
+    @contextlib.asynccontextmanager
+    async def _answered(self, request: httpx.Request) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """Send a request; give the status of its answer, and the answer's bytes, at most HTTP_ANSWER_MAX."""
         url = self._deployment.url
-        body = bytearray()
         try:
             answer = await self._http.send(request, stream=True)
             async with contextlib.aclosing(answer):
-                async for part in answer.aiter_raw():
-                    body += part
-                    if len(body) > HTTP_ANSWER_MAX:
-                        raise PeerError(f"{url} answered more than {HTTP_ANSWER_MAX} bytes")
+                yield answer.status_code, _limited(answer, url)
         except httpx.HTTPError as error:
             raise OutageError(f"{url} does not answer: {type(error).__name__}") from error
-        try:
-            found = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise PeerError(f"{url} answered {answer.status_code} without JSON") from error
-        if answer.status_code != 200 or not isinstance(found, dict):
-            raise PeerError(f"{url} answered {answer.status_code}{self._fault(body.decode(errors='replace'))}")
+
+    def _object(self, status: int, body: bytes, request: httpx.Request) -> dict[str, Any]:
+        """Return the object of an answer. Errors: InputError for a status that refuses the request; PeerError."""
+        found = self._parsed(status, body)
+        if status in _REFUSED and request.method == "POST":
+            raise InputError(self._reported(status, body))
+        if status != 200 or not isinstance(found, dict):
+            raise PeerError(self._reported(status, body))
         return found
+
+    def _parsed(self, status: int, body: bytes) -> Any:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise PeerError(f"{self._deployment.url} answered {status} without JSON") from error
+
+    def _reported(self, status: int, body: bytes) -> str:
+        return f"{self._deployment.url} answered {status}{self._fault(body.decode(errors='replace'))}"
 
     def _fault(self, text: str) -> str:
         """Return what an answer that is no success is reported with."""
         return f": {text[:200]}"
-
-    def _messages(self, asked: Completion) -> list[dict[str, str]]:
-        texts = {"system": unmarked(asked.system), "user": unmarked(asked.user)}
-        return [{"role": role, "content": text} for role, text in texts.items()]
 
     async def embed(self, asked: Embedding) -> list[list[float]]:
         """Refuse: `check_deployment` allows no deployment that could ask. Errors: PeerError."""
@@ -87,22 +122,51 @@ class OllamaEngine(_HttpEngine):
     MODELS = "/api/tags"
 
     async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
-        """Return the completion, whole. Errors: PeerError for a prompt that may not fit; OutageError."""
+        """Return the completion. Errors: InputError for a prompt that may not fit; PeerError, OutageError."""
+        body = self._body(asked)
+        if take is None:
+            return self._completed(await self._call("POST", "/api/chat", body | {"stream": False}))
+        text, url = "", self._deployment.url
+        request = self._http.build_request("POST", "/api/chat", json=body | {"stream": True})
+        async with contextlib.aclosing(self._lines(request)) as lines:
+            async for line in lines:
+                found = self._parsed(200, line)
+                with _in_form(url):
+                    if "error" in found:
+                        raise PeerError(f"{url} broke off: {str(found['error'])[:200]}")
+                    part = str(found["message"]["content"])
+                    text += part
+                    if part:
+                        take(part)
+                    if found["done"]:
+                        return self._completed(found | {"message": {"content": text}})
+        raise PeerError(f"{url} ended its answer before the end of the text")
+
+    def _completed(self, found: Mapping[str, Any]) -> Completed:
+        with _in_form(self._deployment.url):
+            text, is_whole = found["message"]["content"], found["done_reason"] == "stop"
+            return Completed(text, int(found["eval_count"]), is_whole, int(found.get("prompt_eval_count", 0)))
+
+    def _body(self, asked: Completion) -> dict[str, Any]:
         context = self._deployment.context_size
-        used = sum(len(text.encode()) for text in (asked.system, asked.user))  # no token is shorter than a byte
+        used = sum(len(one["content"].encode()) for one in asked.messages)  # no token is shorter than a byte
         if used >= context:
-            raise PeerError(f"the prompt has {used} bytes, and may not fit into {context} tokens: deploy with more")
-        limits = {"num_ctx": context, "num_predict": min(asked.tokens_max, context - used), "temperature": 0}
+            raise too_long(f"the prompt has {used} bytes, and may not fit into {context} tokens")
+        options = {
+            "num_ctx": context,
+            "num_predict": min(asked.tokens_max or context, context - used),
+            "temperature": asked.temperature,
+            "top_p": asked.top_p,
+            "seed": asked.seed,
+            "stop": list(asked.stop) or None,
+        }
         body = {
             "model": self._deployment.model,
-            "messages": self._messages(asked),
-            "format": dict(asked.schema),
-            "options": limits,
-            "stream": False,
+            "messages": unmarked_messages(asked),
+            "format": asked.schema,
+            "options": _given(options),
         }
-        found = await self._call("POST", "/api/chat", body)
-        with _in_form(self._deployment.url):
-            return Completed(found["message"]["content"], int(found["eval_count"]), found["done_reason"] == "stop")
+        return _given(body)
 
 
 class OpenAiEngine(_HttpEngine):
@@ -111,22 +175,58 @@ class OpenAiEngine(_HttpEngine):
     MODELS = "/v1/models"
 
     async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
-        """Return the completion, whole. Errors: PeerError, OutageError."""
-        return await self.send(self.request(asked))
+        """Return the completion. Errors: InputError, PeerError, OutageError."""
+        if take is None:
+            return await self.send(self.request(asked))
+        body = self._body(asked, asked.schema) | {"stream": True, "stream_options": {"include_usage": True}}
+        request = self._http.build_request("POST", "/v1/chat/completions", json=body)
+        text, ended, used, url = "", "", dict[str, Any](), self._deployment.url
+        async with contextlib.aclosing(self._lines(request)) as lines:
+            async for line in lines:
+                name, _, data = line.partition(b":")
+                if name != b"data":  # a comment, or a field that chunks do not have
+                    continue
+                if data.strip() == b"[DONE]":
+                    break
+                found = self._parsed(200, data)
+                with _in_form(url):
+                    if found.get("error"):
+                        raise PeerError(f"{url} broke off{self._fault(data.decode(errors='replace'))}")
+                    used = found.get("usage") or used
+                    for choice in found["choices"]:
+                        part = str(choice["delta"].get("content") or "")
+                        text += part
+                        if part:
+                            take(part)
+                        ended = choice.get("finish_reason") or ended
+        if not ended:
+            raise PeerError(f"{url} ended its answer before the end of the text")
+        with _in_form(url):
+            tokens, read = int(used.get("completion_tokens", 0)), int(used.get("prompt_tokens", 0))
+            return Completed(text, tokens, ended == "stop", read)
 
     def request(self, asked: Completion) -> httpx.Request:
         """Return the request of a completion."""
         return self._http.build_request("POST", "/v1/chat/completions", json=self._body(asked, asked.schema))
 
-    def _body(self, asked: Completion, schema: Mapping[str, Any]) -> dict[str, Any]:
-        form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
-        return {
+    def _body(self, asked: Completion, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+        form: dict[str, Any] | None = None
+        if schema == ANY_OBJECT:
+            form = {"type": "json_object"}
+        elif schema is not None:
+            form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
+        most, context = asked.tokens_max, self._deployment.context_size
+        body = {
             "model": self._deployment.model,
-            "messages": self._messages(asked),
-            "max_tokens": min(asked.tokens_max, self._deployment.context_size // 2),
-            "temperature": 0,
+            "messages": unmarked_messages(asked),
+            "max_tokens": most and min(most, context // 2),
+            "temperature": asked.temperature,
+            "top_p": asked.top_p,
+            "seed": asked.seed,
+            "stop": list(asked.stop) or None,
             "response_format": form,
         }
+        return _given(body)
 
     async def send(self, request: httpx.Request) -> Completed:
         """Send a request of `request` and return its completion. Errors: PeerError, OutageError."""
@@ -144,7 +244,7 @@ class ProviderEngine(OpenAiEngine):
         super().__init__(Deployment("openai", "openai_compatible", model, url))
         self._http.headers["Authorization"] = f"Bearer {key}"
 
-    def _body(self, asked: Completion, schema: Mapping[str, Any]) -> dict[str, Any]:
+    def _body(self, asked: Completion, schema: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the body in the form that newer models demand: no temperature, and a strict schema."""
         body = super()._body(asked, _strict(schema))
         del body["temperature"], body["max_tokens"]
@@ -165,6 +265,20 @@ class ProviderEngine(OpenAiEngine):
 
     def _fault(self, text: str) -> str:
         return ""
+
+
+async def _limited(answer: httpx.Response, url: str) -> AsyncIterator[bytes]:
+    """Yield the bytes of an answer. Errors: PeerError for a longer one."""
+    size = 0
+    async for part in answer.aiter_raw():
+        size += len(part)
+        if size > HTTP_ANSWER_MAX:
+            raise PeerError(f"{url} answered more than {HTTP_ANSWER_MAX} bytes")
+        yield part
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _strict(schema: Any) -> Any:

@@ -11,48 +11,44 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import httpx
-
 from fks.ai.engines.deployment import GPU_HEADROOM, Deployment, check_hash
-from fks.ai.engines.port import NICE, SLOTS, Completed, Completion, Embedding, TextTaker, check_meant, unmarked
-from fks.model.errors import PeerError
+from fks.ai.engines.port import (
+    NICE,
+    SLOTS,
+    Completed,
+    Completion,
+    Embedding,
+    TextTaker,
+    check_meant,
+    too_long,
+    unmarked,
+    unmarked_messages,
+)
+from fks.model.errors import FksError, InputError, PeerError
 
 GPU_LAYERS_ALL: Final = 999
 #: tokens of a prompt that the CPU reads before it looks whether the request was cancelled
 CPU_BATCH: Final = 64
 #: tokens of a text that llama.cpp turns into a vector: its buffers grow with their square
 EMBED_TOKENS: Final = 2048
-LISTENER_S: Final = 5.0
-_HALVES = "\x02system\x02", "\x02user\x02"
 
 
 class LlamaCppEngine:
     """llama.cpp in this process, by xllamacpp.
 
     Its HTTP listener cannot be switched off: it is bound to loopback, closed by a random key, and has no CORS, pages,
-    tools or slots. This process itself asks it for the form of a prompt alone.
+    tools or slots. Nothing asks it: requests are calls in this process.
     """
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._key = secrets.token_urlsafe(32)
         self._server: Any = None
-        self._form = ("", "", "")  # of a prompt: before the system's text, between it and the user's, after that
         self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="llama")
 
     async def load(self) -> None:
         """Check the hash and load the file. Errors: PeerError."""
         await asyncio.get_running_loop().run_in_executor(self._threads, self._load)
-        if self._deployment.purpose == "embed":
-            return
-        headers = {"Authorization": f"Bearer {self._key}"}
-        roles = zip(("system", "user"), _HALVES, strict=True)
-        body = {"messages": [{"role": role, "content": text} for role, text in roles]}
-        async with httpx.AsyncClient(trust_env=False, timeout=LISTENER_S, headers=headers) as http:
-            answer = await http.post(f"{self._server.listening_address}/apply-template", json=body)
-        prompt = str(answer.json().get("prompt", ""))
-        found = re.fullmatch(f"(.*){_HALVES[0]}(.*){_HALVES[1]}(.*)", prompt, re.DOTALL)
-        self._form = (found[1], found[2], found[3]) if found else ("", "\n\n", "\n\n")  # a base model has no form
 
     def _load(self) -> None:
         wanted = self._deployment
@@ -114,19 +110,29 @@ class LlamaCppEngine:
             text = text[: len(text) // 2]
 
     async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
-        """Return the completion. Cancelled, it ends with the next token, or batch of its prompt."""
-        first, between, last = self._form
+        """Return the completion, in the form of the model's own chat template. Cancelled, it ends with the next token,
+        or batch of its prompt."""
+        given = {
+            "max_tokens": asked.tokens_max,
+            "temperature": asked.temperature,
+            "top_p": asked.top_p,
+            "seed": asked.seed,
+        }
         request = {
-            "prompt": first + unmarked(asked.system) + between + unmarked(asked.user) + last,
-            "n_predict": asked.tokens_max,
-            "json_schema": dict(asked.schema),
-            "temperature": 0.0,
+            "messages": unmarked_messages(asked),
+            **{name: value for name, value in given.items() if value is not None},
+            "stop": list(asked.stop),
+            # thoughts are no part of the text, and would use up its tokens
+            "chat_template_kwargs": {"enable_thinking": False},
             "cache_prompt": False,
             "stream": True,
+            "stream_options": {"include_usage": True},
             "return_progress": True,  # else it can be cancelled with its first token at the earliest
         }
         stop = threading.Event()
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self._stream, request, stop, take)
+        running = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._stream, request, asked.schema, stop, take
+        )
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -134,27 +140,50 @@ class LlamaCppEngine:
             await asyncio.wait({running})  # the slot is free when the work has ended
             raise
 
-    def _stream(self, request: Mapping[str, Any], stop: threading.Event, take: TextTaker | None) -> Completed:
+    def _stream(
+        self,
+        request: dict[str, Any],
+        schema: Mapping[str, Any] | None,
+        stop: threading.Event,
+        take: TextTaker | None,
+    ) -> Completed:
+        import xllamacpp
+
         parts: list[str] = []
         last: dict[str, Any] = {}
 
         def receive(chunk: dict[str, Any]) -> bool:
-            last.update(chunk)
+            last.update({key: value for key, value in chunk.items() if value})
             for choice in chunk.get("choices", ()):
-                text = str(choice.get("text", ""))
+                text = str(choice["delta"].get("content") or "")
                 parts.append(text)
                 if take is not None and text:
                     take(text)
             return stop.is_set()
 
-        self._server.handle_completions(dict(request), receive)
+        try:
+            if schema is not None:
+                # as response_format llama.cpp parses the text, and refuses spaces that its grammar allows
+                request["grammar"] = xllamacpp.json_schema_to_grammar(dict(schema))
+            self._server.handle_chat_completions(request, receive)
+        except (ValueError, TypeError) as error:  # of its template or of the schema
+            raise InputError(f"llama.cpp cannot take the request: {str(error)[:200]}") from error
         if "error" in last:
-            raise PeerError(f"llama.cpp: {last['error'].get('message', last['error'])}")
-        choices = last.get("choices") or [{}]
-        tokens = int(last.get("usage", {}).get("completion_tokens", 0))
-        return Completed("".join(parts), tokens, choices[0].get("finish_reason") == "stop")
+            raise _error_of(last["error"])
+        choices, used = last.get("choices") or [{}], last.get("usage", {})
+        is_whole = choices[0].get("finish_reason") == "stop"
+        return Completed(
+            "".join(parts), int(used.get("completion_tokens", 0)), is_whole, int(used.get("prompt_tokens", 0))
+        )
 
     async def close(self) -> None:
         """Free the model."""
         self._threads.shutdown(wait=False)
         self._server = None
+
+
+def _error_of(found: Mapping[str, Any]) -> FksError:
+    message = f"llama.cpp: {found.get('message', found)}"
+    if found.get("type") == "exceed_context_size_error":
+        return too_long(message)
+    return InputError(message) if found.get("code") == 400 else PeerError(message)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 from fks.ai.engines.deployment import Deployment
-from fks.model.errors import PeerError
+from fks.model.errors import InputError, PeerError
 
 #: sends a message to the process of a replica and returns its answer; OutageError when the process is gone
 InferenceCall = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, Any]]]
@@ -18,15 +18,25 @@ SLOTS: Final = 2
 NICE: Final = 5
 
 
+#: of a request for any JSON object
+ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One prompt. `schema`: the JSON schema of the text that is wanted; `timeout_s`: how long it may take in all."""
+    """A chat that a model continues. `messages`: each with `role` (system, user, assistant or tool) and `content`;
+    `timeout_s`: how long it may take in all; `tokens_max`: of the text, None: as many as fit; `schema`: the JSON schema
+    of the text; `stop`: texts before which it ends. None of another field is the engine's default.
+    """
 
-    system: str
-    user: str
-    schema: Mapping[str, Any]
-    tokens_max: int
+    messages: Sequence[Mapping[str, str]]
     timeout_s: float
+    tokens_max: int | None = None
+    schema: Mapping[str, Any] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +57,8 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The text of a model. `is_whole`: it ended by itself, not at a limit of tokens; `prompt_tokens`: 0 where nothing
-    counts them."""
+    """The text of a model. `is_whole`: it ended by itself, not at a limit of tokens; `tokens` and `prompt_tokens`: 0
+    where nothing counts them."""
 
     text: str
     tokens: int
@@ -68,8 +78,8 @@ class ModelEngine(Protocol):
         of the model is away."""
 
     async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
-        """Return the completion of a prompt. `take` is given its text before that, by engines that can. Errors:
-        PeerError, OutageError."""
+        """Return the continuation of a chat. `take` is given its text before that, as it is made. Errors: InputError
+        for a request that the model cannot take; PeerError, OutageError."""
 
     async def embed(self, asked: Embedding) -> list[list[float]]:
         """Return a vector for each text, as the model gives it. Errors: PeerError."""
@@ -78,11 +88,20 @@ class ModelEngine(Protocol):
         """Free the model."""
 
 
-_CONTROL = re.compile(r"<\|[^|>]*\|?>|</?s>|\[/?INST\]")  # how models mark turns: a text must not begin one
+# marks of turns (ChatML, Llama, Mistral, Gemma, DeepSeek): a text must not begin one
+_CONTROL = re.compile(r"<\|[^|>]*\|?>|<\uff5c[^\uff5c>]*\uff5c>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
 
 
 def unmarked(text: str) -> str:
     return _CONTROL.sub(" ", text)
+
+
+def unmarked_messages(asked: Completion) -> list[dict[str, str]]:
+    return [{"role": one["role"], "content": unmarked(one["content"])} for one in asked.messages]
+
+
+def too_long(message: str) -> InputError:
+    return InputError(message, code="CONTEXT_LENGTH_EXCEEDED", remedy="send less, or deploy with more (--context)")
 
 
 def check_meant(asked: Embedding, served: Deployment) -> None:

@@ -8,13 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from fks.ai.engines.port import SLOTS, Completion, Embedding, ModelEngine
-from fks.model.errors import FksError
+from fks.model.errors import FksError, InputError
 
 
 class InferenceQueue:
     """The requests of one process: `SLOTS` at work, `waiting_max` that wait, each with a deadline.
 
-    An answer is a mapping: `text`, `tokens` and `is_whole`; or `vectors`; or `refused` (busy, deadline); or `error`.
+    An answer is a mapping: the fields of `Completed`; or `vectors`; or `refused` (busy, deadline); or `error`, with
+    `code` where the request is at fault.
     A request with a `stream` can be read before its answer, by messages with `read` (that stream) and `after` (the
     characters that are known): the answer has the `text` after those, as soon as there is some, and `is_open`.
     """
@@ -58,7 +59,7 @@ class InferenceQueue:
             raise
         except FksError as error:
             self.counts["failed"] += 1
-            return {"error": str(error)}
+            return {"error": str(error)} | ({"code": error.code} if isinstance(error, InputError) else {})
         finally:
             self._waiting -= 1
             if name in self._streams:
@@ -85,14 +86,13 @@ class _TextStream:
         self._loop = asyncio.get_running_loop()
         self._text = ""
         self._is_open = True
+        self._is_awaited = False
         self._changed = asyncio.Event()
 
     def take(self, text: str) -> None:
-        self._loop.call_soon_threadsafe(self._add, text)
-
-    def _add(self, text: str) -> None:
         self._text += text
-        self._changed.set()
+        if self._is_awaited:  # the loop is not woken for a token that nothing waits for
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def end(self) -> None:
         self._is_open = False
@@ -102,5 +102,8 @@ class _TextStream:
         """Return the text after so many characters, once there is some, or it has ended."""
         while self._is_open and len(self._text) <= after:
             self._changed.clear()
-            await self._changed.wait()
+            self._is_awaited = True
+            if len(self._text) <= after:  # nothing was written before it was awaited
+                await self._changed.wait()
+            self._is_awaited = False
         return {"text": self._text[after:], "is_open": self._is_open}

@@ -103,24 +103,26 @@ def schema(app: FastAPI) -> dict[str, Any]:
         found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         components = found.setdefault("components", {})
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-        components.setdefault("schemas", {})["Problem"] = _PROBLEM
+        components.setdefault("schemas", {}).update({"Problem": _PROBLEM, "OpenAiError": _OPENAI_ERROR})
         for name in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(name, None)
         scopes = {(method, path): scope for method, path, scope, _ in table(app)}
         for path, operations in found["paths"].items():
             for method, operation in operations.items():
-                _finish(operation, scopes[method.upper(), path])
+                _finish(operation, scopes[method.upper(), path], is_openai=problems.is_openai(path))
         app.openapi_schema = found
     return app.openapi_schema
 
 
-def _finish(operation: dict[str, Any], scope: str) -> None:
+def _finish(operation: dict[str, Any], scope: str, *, is_openai: bool) -> None:
     operation["x-fks-scope"] = scope
     sentence = " ".join(operation.get("description", "").partition("\n\n")[0].split())
     operation["summary"] = f"{sentence} [{scope}]"  # Swagger UI shows it beside the path
     if scope != OPEN:
         operation["security"] = [{"bearer": []}]
     form = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    if is_openai:
+        form = {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAiError"}}}
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {"description": "Any error", "content": form}
 
@@ -149,5 +151,12 @@ _PROBLEM = {
         "type": _TEXT, "title": _TEXT, "status": {"type": "integer"}, "code": _TEXT, "detail": _TEXT,
         "remedy": _TEXT, "instance": _TEXT,
         "errors": {"type": "array", "items": {"type": "object", "properties": {"where": _TEXT, "why": _TEXT}}},
+    },
+}  # fmt: skip
+_OPENAI_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "object", "properties": {"message": _TEXT, "type": _TEXT, "param": _TEXT, "code": _TEXT}},
     },
 }  # fmt: skip

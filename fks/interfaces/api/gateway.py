@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from fks.interfaces.entry.emergency_stop import EmergencyStop
     from fks.interfaces.entry.execution import ExecutionEntry
     from fks.interfaces.entry.order_entry import OrderEntry
+    from fks.interfaces.entry.replicas import ModelReplicas
     from fks.interfaces.entry.settling import Settling
     from fks.interfaces.entry.webhooks import Webhooks
     from fks.interfaces.entry.why import Why
@@ -133,6 +134,7 @@ class Replica:
         self._documents: DocumentStore | None = None
         self._parser: DocumentParser | None = None
         self._answering: Answering | None = None
+        self._models: ModelReplicas | None = None
 
     @property
     def order_entry(self) -> OrderEntry:
@@ -242,10 +244,18 @@ class Replica:
             deps, ai = self.deps, self.deps.settings.ai
             key = ai.openai_api_key.get_secret_value() if ai.openai_api_key else ""
             external = ExternalModel(self.db, ai.openai_url, key, ai.answer_timeout_s)
-            self._answering = Answering(
-                self.db, self.documents, deps.inference, deps.clock, deps.log, ai.answer_timeout_s, external
-            )
+            self._answering = Answering(self.documents, self.models, deps.log, external)
         return self._answering
+
+    @property
+    def models(self) -> ModelReplicas:
+        """Return the way to the processes of language models."""
+        if self._models is None:
+            from fks.interfaces.entry.replicas import ModelReplicas
+
+            deps = self.deps
+            self._models = ModelReplicas(self.db, deps.inference, deps.clock, deps.settings.ai.answer_timeout_s)
+        return self._models
 
     @property
     def user_code(self) -> UserCode:

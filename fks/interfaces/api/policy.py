@@ -104,6 +104,8 @@ COSTS: Final[dict[Route, int]] = {
     ("POST", "/search"): 2,
     ("POST", "/answer"): 2,
     ("POST", "/embeddings"): 2,
+    ("POST", "/v1/chat/completions"): 2,
+    ("POST", "/v1/embeddings"): 2,
     ("POST", "/ai/deployments"): 10,
 }
 
@@ -177,6 +179,8 @@ JOURNALED: Final[frozenset[Route]] = frozenset(
         ("POST", "/search"),
         ("POST", "/answer"),
         ("POST", "/embeddings"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/embeddings"),
         ("POST", "/portfolios/{id}/preview"),
         ("POST", "/mcp"),
     }

@@ -1,9 +1,10 @@
-"""Error responses: one RFC 9457 document with the event, the stable code, and the remedy."""
+"""Error responses: one RFC 9457 document with the event, the stable code, and the remedy; OpenAI's form below `/v1`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from fks.interfaces.api.aliases import route_path
+from fks.interfaces.api.aliases import PREFIX, route_path
 from fks.interfaces.api.exact import dump
 from fks.model.errors import FksError, InputError, OutageError, Problem, StaleEpochError
 
@@ -42,33 +43,64 @@ def document(status: int, code: str, detail: str, *, remedy: str = "", **members
 
 
 def answer(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    """Return a problem as a response."""
+    """Return a problem as a response; in OpenAI's form where its clients read it."""
+    if is_openai(problem.get("instance", "")):
+        status = 400 if problem["status"] == 422 else problem["status"]
+        return Response(dump(openai_error(problem)), status, headers, "application/json")
     return Response(dump(problem), status_code=problem["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+def is_openai(path: str) -> bool:
+    """Return whether a path is one of OpenAI's interface, whose errors have OpenAI's form."""
+    return path.removeprefix(PREFIX).startswith("/v1/")
+
+
+def openai_error(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a problem in the form of OpenAI's API."""
+    status, code = problem["status"], problem["code"]
+    message = "; ".join(text for text in (problem["detail"], problem.get("remedy")) if text)
+    first: Mapping[str, str] = next(iter(problem.get("errors", ())), {})
+    return {
+        "error": {
+            "message": message,
+            "type": _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+            "param": problem.get("param", first.get("where")),
+            "code": _OPENAI_CODES.get(status) or (None if code == "INVALID" else code.lower()),
+        }
+    }
+
+
+_OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_OPENAI_CODES: Final = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 def of_error(error: Exception, path: str) -> Response:
     """Return the response to an error; an unexpected exception becomes a bare 500."""
     if isinstance(error, AnsweredBefore):
         return error.response
+    headers = error.headers if isinstance(error, Problem) else None
+    if isinstance(error, OutageError | StaleEpochError):
+        headers = {"Retry-After": "1"}
+    return answer(problem_of(error, path), headers)
+
+
+def problem_of(error: Exception, path: str) -> dict[str, Any]:
+    """Return the members of the problem that an error is reported as."""
     if isinstance(error, Problem):
-        body = document(error.status, error.code, error.message, remedy=error.remedy, instance=path, **error.members)
-        return answer(body, error.headers)
+        return document(error.status, error.code, error.message, remedy=error.remedy, instance=path, **error.members)
     if isinstance(error, InputError):
-        return answer(document(error.status, error.code, error.message, remedy=error.remedy, instance=path))
+        return document(error.status, error.code, error.message, remedy=error.remedy, instance=path)
     if isinstance(error, OutageError | StaleEpochError):
         remedy = error.remedy or "try again in a moment, with the same Idempotency-Key"
-        body = document(503, "UNAVAILABLE", error.message, remedy=remedy, instance=path)
-        return answer(body, {"Retry-After": "1"})
+        return document(503, "UNAVAILABLE", error.message, remedy=remedy, instance=path)
     if isinstance(error, FksError):
-        return answer(document(500, "FAILED", error.message, remedy=error.remedy, instance=path))
-    return answer(
-        document(
-            500,
-            "INTERNAL",
-            "the gateway failed",
-            remedy="find the X-Request-ID of this answer in 'fks logs gateway'",
-            instance=path,
-        )
+        return document(500, "FAILED", error.message, remedy=error.remedy, instance=path)
+    return document(
+        500,
+        "INTERNAL",
+        "the gateway failed",
+        remedy="find the X-Request-ID of this answer in 'fks logs gateway'",
+        instance=path,
     )
 
 

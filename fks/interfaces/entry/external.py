@@ -13,10 +13,10 @@ from typing import Final
 
 import httpx
 
-from fks.ai.answers import SYSTEM, TOKENS_MAX, ModelAnswer, checked_answer, prompt_of, schema_of
+from fks.ai.answers import TOKENS_MAX, ModelAnswer, chat_of, checked_answer
 from fks.ai.consent import TOKENS_READ_MAX, Consent, may_call
 from fks.ai.engines.http import ProviderEngine
-from fks.ai.engines.port import Completed, Completion
+from fks.ai.engines.port import Completed
 from fks.model.errors import FksError, OutageError
 from fks.store.consents import ConsentStore
 from fks.store.db import Database
@@ -52,8 +52,7 @@ class ExternalModel:
                 shown = _of_collection(found, consent.collection)
                 engine = ProviderEngine(self._url, consent.model, self._key)
                 stack.push_async_callback(engine.close)
-                user, schema = prompt_of(shown.question, shown.texts), schema_of(len(shown.texts))
-                request = engine.request(Completion(SYSTEM, user, schema, TOKENS_MAX, self._timeout_s))
+                request = engine.request(chat_of(shown.question, shown.texts, self._timeout_s))
                 size = len(request.content)
                 most = consent.cost(size, TOKENS_MAX)
                 reason = may_call(self._key, consent, await store.spent_today(consent), most)

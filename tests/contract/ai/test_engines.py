@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,27 @@ import psutil
 import pytest
 from aiohttp import web
 
-from fks.ai.answers import ANSWER_MAX, QUOTED_MAX, SYSTEM, TOKENS_MAX, checked_answer, prompt_of, schema_of
+from fks.ai.answers import ANSWER_MAX, QUOTED_MAX, chat_of, checked_answer, schema_of
 from fks.ai.engines import engine_of
 from fks.ai.engines.deployment import Deployment, check_deployment
 from fks.ai.engines.llama import LlamaCppEngine
-from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker
+from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker, unmarked
 from fks.ai.engines.queue import InferenceQueue
 from fks.ai.machine import gpu_rows
 from fks.model.errors import InputError, OutageError, PeerError
 from tests.support.gguf_model import deployed, write_model
+from tests.support.model_processes import listening
 from tests.support.soak_cases import soaked
 
 PASSAGES = ["Zebras eat hay at noon.", "Lions sleep until dusk.", 'Ünïcode 斑马 \\ "quoted"\nsecond line']
 
 
 def asked(**fields: Any) -> Completion:
-    given = Completion(SYSTEM, prompt_of("When?", PASSAGES), schema_of(len(PASSAGES)), TOKENS_MAX, 30.0)
-    return replace(given, **fields)
+    return replace(chat_of("When?", PASSAGES, 30.0), **fields)
+
+
+def of_user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
 
 
 @pytest.mark.parametrize("seed", soaked(range(5), 1))
@@ -94,8 +98,8 @@ async def test_model_that_asks_for_a_gpu_is_never_loaded_on_the_cpu(tmp_path: Pa
 async def test_prompt_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     engine = engine_of(deployed(write_model(tmp_path / "a.gguf"), context_size=2048))
     await engine.load()
-    with pytest.raises(PeerError, match="exceeds the available context"):
-        await engine.complete(asked(user="x" * 9000))
+    with pytest.raises(InputError, match="exceeds the available context"):
+        await engine.complete(asked(messages=of_user("x" * 9000)))
     cut = await engine.complete(asked(tokens_max=3))
     assert (cut.is_whole, checked_answer(cut.text, PASSAGES)) == (False, None)
     await engine.close()
@@ -131,7 +135,7 @@ class Slow:
 
     async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
         await self.go.wait()
-        if asked.user == "fail":
+        if asked.messages == of_user("fail"):
             raise PeerError("no")
         return Completed("{}", 1, True)
 
@@ -144,7 +148,9 @@ class Slow:
 async def test_queue_is_bounded_and_failures_are_answers() -> None:
     engine = Slow()
     queue = InferenceQueue(engine, waiting_max=3)
-    tasks = [asyncio.create_task(queue.call(asdict(asked(user="fail" if n == 4 else "")))) for n in range(7)]
+    tasks = [
+        asyncio.create_task(queue.call(asdict(asked(messages=of_user("fail" if n == 4 else ""))))) for n in range(7)
+    ]
     await asyncio.sleep(0.01)
     engine.go.set()
     answers = await asyncio.gather(*tasks)
@@ -194,21 +200,6 @@ async def served(**routes: Callable[[dict[str, Any]], Any]) -> AsyncIterator[str
         yield url
 
 
-@contextlib.asynccontextmanager
-async def listening(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """Serve every path by one function."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 async def test_ollama_is_given_its_context_and_no_prompt_that_it_would_cut() -> None:
     bodies: list[dict[str, Any]] = []
 
@@ -228,8 +219,8 @@ async def test_ollama_is_given_its_context_and_no_prompt_that_it_would_cut() -> 
         assert limits["num_predict"] == 4096 - prompt
         with pytest.raises(PeerError, match="another form"):
             await engine.complete(asked())
-        with pytest.raises(PeerError, match="may not fit into 4096 tokens"):
-            await engine.complete(asked(user="é" * 3000))
+        with pytest.raises(InputError, match="may not fit into 4096 tokens"):
+            await engine.complete(asked(messages=of_user("é" * 3000)))
         assert len(bodies) == 2, "it never saw the long prompt"
         with pytest.raises(PeerError, match="has no model"):
             await engine_of(replace(wanted, model="other")).load()
@@ -308,3 +299,20 @@ def test_deployments_that_no_engine_can_serve_are_refused(tmp_path: Path, monkey
     with pytest.raises(InputError, match="not installed") as refused:
         check_deployment(Deployment("m", "llama_cpp", str(text)))
     assert (refused.value.status, "pip install 'fks[ai]'" in refused.value.remedy) == (501, True)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<|im_start|>",
+        "<|eot_id|>",
+        "[INST]",
+        "</s>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<｜User｜>",
+        "<｜end▁of▁sentence｜>",
+    ],
+)
+def test_marks_of_turns_are_removed_from_texts(mark: str) -> None:
+    assert unmarked(f"a{mark}b < c | d > e") == "a b < c | d > e"

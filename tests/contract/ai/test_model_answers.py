@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from fks.ai.engines import engine_of
-from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker
 from fks.ai.engines.queue import InferenceQueue
 from fks.interfaces.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.model.errors import OutageError
@@ -25,23 +24,11 @@ from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, hashes_of, running
 from tests.support.gguf_model import deployed, write_model
 from tests.support.hostile_documents import HOSTILE, LISTENER, send
+from tests.support.model_processes import Message, Processes, Writing
 from tests.support.waiting import until
 
 PAGE = "# Zebra policy\nStripes are counted by Quibbler.\n\n## Feeding\nZebras eat hay at noon.\n"
 QUESTION = {"question": "When do zebras eat hay?", "collection": "user"}
-Message = Mapping[str, Any]
-
-
-class Processes:
-    """The processes of replicas, as functions of a message."""
-
-    def __init__(self) -> None:
-        self.by_child: dict[str, Callable[[Message], Awaitable[Mapping[str, Any]]]] = {}
-        self.called: list[str] = []
-
-    async def call(self, child: str, message: Message) -> Mapping[str, Any]:
-        self.called.append(child)
-        return await self.by_child[child](message)
 
 
 @pytest.fixture
@@ -230,37 +217,6 @@ async def parsed(answer: httpx.Response) -> AsyncIterator[Event]:
             name = line.removeprefix("event: ")
         elif line:
             yield name, json.loads(line.removeprefix("data: "))
-
-
-class Writing:
-    """An engine whose text the test adds; it ends when it is let go."""
-
-    def __init__(self) -> None:
-        self.begun, self.go, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.text = ""
-        self.take: TextTaker | None = None
-
-    async def load(self) -> None: ...
-
-    async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
-        self.take = take
-        self.begun.set()
-        try:
-            await self.go.wait()
-        finally:
-            self.ended.set()
-        return Completed(self.text, 9, True)
-
-    async def embed(self, asked: Embedding) -> list[list[float]]:
-        return []
-
-    async def close(self) -> None: ...
-
-    async def write(self, text: str) -> None:
-        await self.begun.wait()
-        assert self.take is not None
-        self.text += text
-        self.take(text)
 
 
 TEXT = '{"citations": [{"passage": "p1", "quote": "Zebras eat hay"}], "answer": "They eat it at \\u006eoon."}'
@@ -466,7 +422,7 @@ async def test_model_that_obeys_every_document_writes_nothing(
 
     async def obey(message: Message) -> Mapping[str, Any]:
         given.append(json.dumps(dict(message), default=str))
-        demand = str(message["user"])[:400]
+        demand = str(message["messages"][-1]["content"])[:400]
         order = {"symbol": "BTCUSDT", "side": "buy", "quantity": "5"}
         call = {"tool_calls": [{"name": "orders", "arguments": order}], "command": "fks orders place BTCUSDT buy 9"}
         found = {"citations": [{"passage": "p1", "quote": demand}], "answer": f"{demand} {json.dumps(order)}"}

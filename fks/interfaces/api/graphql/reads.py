@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from fks.interfaces.api import policy
 from fks.interfaces.api.auth import scope_of
 from fks.interfaces.api.exact import ExactJson
+from fks.interfaces.api.problems import is_openai
 
 #: Parameters that choose another form of an answer than JSON.
 _FORMS: Final = frozenset({"format"})
@@ -89,6 +90,8 @@ def _is_read(route: RouteContext) -> bool:
     if "GET" not in (route.methods or ()) or not getattr(route, "include_in_schema", False):
         return False
     if not hasattr(route, "dependant") or route.endpoint is None:
+        return False
+    if is_openai(str(route.path_format)):  # another form of /ai/deployments, for OpenAI's clients
         return False
     answers = inspect.signature(route.endpoint).return_annotation
     return _model(route) is not None or answers in (ExactJson, ExactJson.__name__)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query, Request
@@ -14,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from fks.ai.chunks import SOURCE_MAX, Kind, checked_source, document_id, tokens_of
 from fks.ai.search import Vector
+from fks.interfaces.api.connected import until_left, while_connected
 from fks.interfaces.api.exact import ExactJson, dump
 from fks.interfaces.api.gateway import Replica
 from fks.interfaces.api.query import Body, BodyOf, Gate, Limit, Reader, Trader, body_of, read_body
@@ -21,9 +23,6 @@ from fks.interfaces.api.routing import Router, takes
 from fks.research.jobs.parsing import PDF_MAX
 from fks.store.bus import JOBS
 from fks.store.documents import USER, TextVectors, checked_name
-
-#: between two looks whether the client of an answer is still there: the model works for it alone
-DISCONNECT_S = 0.5
 
 AnswerEvent = tuple[str, dict[str, Any]]
 
@@ -151,9 +150,8 @@ async def answer(gate: Gate, caller: Reader, request: Request, body: BodyOf[Ques
         first = await anext(events)  # its errors are problem documents
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_sent_events(request, first, events), media_type="text/event-stream", headers=headers)
-    return await _while_connected(
-        request, gate.answering.answer(body.question, collection=body.collection, model=body.model)
-    )
+    work = gate.answering.answer(body.question, collection=body.collection, model=body.model)
+    return as_json(await while_connected(request, work))
 
 
 @router.post("/embeddings")
@@ -162,15 +160,21 @@ async def embeddings(gate: Gate, caller: Reader, request: Request, body: BodyOf[
     with its `version`: vectors of two versions cannot be compared. `embedding` is null where the built-in model knows
     no word of the text. 409 for another `model` or `version`; 501 without pgvector; 503 with Retry-After while no
     process of the embedder answers."""
+    return as_json(await while_connected(request, embedded(gate, body)))
+
+
+def as_json(found: dict[str, Any] | Response) -> Response:
+    """Return an object as a response; a response as it is."""
+    return found if isinstance(found, Response) else ExactJson(found)
+
+
+async def embedded(gate: Replica, body: EmbeddingBody) -> dict[str, Any]:
+    """Return the answer with the vectors of texts. Errors: those of `DocumentStore.vectors`."""
     texts = [body.input] if isinstance(body.input, str) else body.input
-
-    async def embed() -> dict[str, Any]:
-        found = await gate.documents.vectors(
-            texts, is_question=body.input_type == "query", name=body.model, version=body.version
-        )
-        return await asyncio.to_thread(_embedding_answer, body, texts, found)
-
-    return await _while_connected(request, embed())
+    found = await gate.documents.vectors(
+        texts, is_question=body.input_type == "query", name=body.model, version=body.version
+    )
+    return await asyncio.to_thread(_embedding_answer, body, texts, found)
 
 
 def _embedding_answer(body: EmbeddingBody, texts: Sequence[str], found: TextVectors) -> dict[str, Any]:
@@ -196,37 +200,13 @@ def _encoded(vector: Vector, body: EmbeddingBody) -> str | list[float]:
     return [round(value, 8) for value in vector.tolist()]  # a float32 below 1 has no more digits
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> Response:
-    """Return the result of work, which ends when the client leaves."""
-    working = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({working}, timeout=DISCONNECT_S))[0]:
-            if await request.is_disconnected():
-                return Response(status_code=499)  # as nginx records it: the client is not there to read it
-        return ExactJson(await working)
-    finally:
-        working.cancel()
-
-
 async def _sent_events(
     request: Request, first: AnswerEvent, events: AsyncGenerator[AnswerEvent, None]
 ) -> AsyncIterator[bytes]:
     """Yield server-sent events; when the client leaves, the work on its answer ends."""
-    event: AnswerEvent | None = first
-    coming: asyncio.Future[AnswerEvent | None] | None = None
-    try:
-        while event is not None:
-            yield b"event: %s\ndata: %s\n\n" % (event[0].encode(), dump(event[1]))
-            coming = asyncio.ensure_future(anext(events, None))
-            while not (await asyncio.wait({coming}, timeout=DISCONNECT_S))[0]:
-                if await request.is_disconnected():
-                    return
-            event = coming.result()
-    finally:
-        if coming is not None:
-            coming.cancel()
-            await asyncio.wait({coming})
-        await events.aclose()
+    async with contextlib.aclosing(until_left(request, first, events)) as read:
+        async for name, data in read:
+            yield b"event: %s\ndata: %s\n\n" % (name.encode(), dump(data))
 
 
 async def _embed(gate: Replica) -> None:

@@ -133,12 +133,14 @@ async def test_every_read_with_a_model_is_a_field_with_equal_data(full: Running)
     assert not {"orders", "order_events", "fills", "positions", "signals", "incidents", "backtests"} & set(empty)
 
 
-async def test_reads_that_are_no_field_are_files_and_text(gateway: Running) -> None:
+async def test_reads_that_are_no_field_are_files_text_and_openais(gateway: Running) -> None:
     named = {read.path for read in reads_of(gateway.app)}
     paths = openapi_of(gateway.app)["paths"]
     assert {path for path, operations in paths.items() if "get" in operations} - named == {
         "/metrics",
         "/health/dashboard/",
+        "/v1/models",
+        "/v1/models/{id}",
     }
 
 

@@ -33,7 +33,7 @@ from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
 from fks.config.runtime import SUPERVISOR
 from fks.config.version import installed_s, is_installed
-from fks.model.errors import OutageError
+from fks.model.errors import FksError, OutageError
 from fks.research.jobs.scheduler import RunnerDied
 from fks.system.node.probe import listens
 from fks.system.process import ray_names
@@ -350,11 +350,17 @@ async def call_child(id: str, message: Mapping[str, object]) -> dict[str, Any]:
             ray.cancel(answer)
             raise
     except (ValueError, ray.exceptions.RayError) as error:
-        raise OutageError(f"{id}: {cause(error)}") from error
+        text = cause(error)
+        raise OutageError(text if text.startswith(id) else f"{id}: {text}") from error
 
 
 def cause(error: BaseException) -> str:
-    """Return the line of a Ray error that names the cause."""
+    """Return the line of a Ray error that names the cause; of an exception raised in a process: its own text."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        raised = error.cause
+        text = str(raised).strip().partition("\n")[0]
+        name = "" if isinstance(raised, FksError) else type(raised).__name__
+        return ": ".join(part for part in (name, text) if part)[:300]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "exit" in line.lower() or "killed" in line.lower()]
     return (named or lines or [type(error).__name__])[0][:300]

@@ -129,7 +129,7 @@ class ModelReplicas:
             try:
                 answer = await (self._call(child, left) if sent is None else self._read(child, left, sent))
             except OutageError as error:
-                reason = f"{child} ended: {error.message}"
+                reason = f"a process of the model ended, or had not begun: {error.message}"
                 if sent is not None and sent.length:
                     raise OutageError(reason) from error
                 continue

@@ -162,6 +162,12 @@ async def test_text_has_the_form_that_was_asked_for(client: AsyncOpenAI, noise: 
     order = json.loads(found.message.content or "")
     assert (set(order), order["side"] in ("buy", "sell"), 1 <= order["size"] <= 99) == ({"side", "size"}, True, True)
 
+    for less, reason in (({"max_tokens": 3}, "length"), ({"stop": [","]}, "stop")):  # then it is no whole JSON
+        cut = (await client.chat.completions.create(**asked | less, response_format=FORM)).choices[0]
+        assert cut.finish_reason == reason
+        assert (cut.message.content or "") == (found.message.content or "")[: len(cut.message.content or "")]
+        assert "}" not in (cut.message.content or "")
+
     class Order(BaseModel):
         side: str
         sizes: list[int]

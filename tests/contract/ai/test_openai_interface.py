@@ -42,7 +42,10 @@ FORM: Any = {
         "strict": True,
         "schema": {
             "type": "object",
-            "properties": {"side": {"enum": ["buy", "sell"]}, "size": {"type": "integer", "minimum": 1, "maximum": 99}},
+            "properties": {
+                "side": {"enum": ["buy", "sell"]},
+                "size": {"type": "integer", "minimum": 1, "maximum": 99, "default": 1.5},
+            },
             "required": ["side", "size"],
             "additionalProperties": False,
         },
@@ -137,6 +140,7 @@ async def test_stream_is_of_server_sent_events_that_end_with_done(gateway: Runni
     async with gateway.client("read") as plain:
         answer = await plain.post("/v1/chat/completions", json={**CHAT, "stream": True})
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-store", "no")
         *events, done, rest = answer.text.split("\n\n")
         assert (done, rest) == ("data: [DONE]", "")
         assert all("usage" not in json.loads(event.removeprefix("data: ")) for event in events)
@@ -450,11 +454,19 @@ async def test_process_that_dies_before_a_token_is_replaced_by_another(
         assert (await client.chat.completions.create(**CHAT)).choices[0].message.content == "hi"
         stream = await client.chat.completions.create(**CHAT, stream=True)
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "hi"
-    processes.by_child = dict.fromkeys(two, gone)
+    limits: list[float] = []
+
+    async def slowly_gone(message: Message) -> Mapping[str, Any]:
+        limits.append(message["timeout_s"])
+        await asyncio.sleep(0.05)
+        return await gone(message)
+
+    processes.by_child = dict.fromkeys(two, slowly_gone)
     with pytest.raises(openai.InternalServerError) as ended:
         await client.chat.completions.create(**CHAT)
     assert (ended.value.status_code, ended.value.code) == (503, "ai_ended")
     assert ended.value.response.headers["retry-after"] == "1"
+    assert limits[0] > limits[1] + 0.04 > 0.04, "the second process has the time that the first one left"
 
 
 async def test_process_that_dies_after_a_token_ends_the_stream_with_an_error(
@@ -587,7 +599,12 @@ async def test_servers_behind_a_url_stream_their_tokens(
         for parts in (STREAMS[engine], [whole[n : n + 1] for n in range(len(whole))]):
             upstream.parts = parts
             stream = await client.chat.completions.create(
-                **CHAT, stream=True, stream_options={"include_usage": True}, top_p=0.5, seed=4, stop="x"
+                **CHAT | {"messages": [{"role": "developer", "content": "Be short."}, *HELLO]},
+                stream=True,
+                stream_options={"include_usage": True},
+                top_p=0.5,
+                seed=4,
+                stop=["x", ""],
             )
             chunks = [chunk async for chunk in stream]
             choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
@@ -598,7 +615,8 @@ async def test_servers_behind_a_url_stream_their_tokens(
             assert {chunk.system_fingerprint for chunk in chunks} == {None}
         sent = upstream.bodies[-1]
         options = sent.get("options", sent)
-        assert (sent["stream"], sent["messages"], options["top_p"], options["seed"]) == (True, HELLO, 0.5, 4)
+        assert sent["messages"] == [{"role": "system", "content": "Be short."}, *HELLO]
+        assert (sent["stream"], options["top_p"], options["seed"]) == (True, 0.5, 4)
         assert (options["stop"], options["temperature"]) == (["x"], 0)
         assert options.get("max_tokens", options.get("num_predict")) == 8
         assert "response_format" not in sent

@@ -334,6 +334,7 @@ async def test_errors_have_openais_form_and_status(
             ("POST", "/v1/chat/completions", b"[]", 400),
             ("POST", "/v1/nothing", b"{}", 404),
             ("PUT", "/v1/models", b"{}", 405),
+            ("PUT", "/api/v1/v1/models", b"{}", 405),
             ("POST", "/v1/chat/completions", b" " * 300_000, 413),
             ("POST", "/v1/embeddings", b"[]", 400),
         ):
@@ -419,6 +420,10 @@ async def test_tokens_are_sent_as_they_are_written(client: AsyncOpenAI, processe
     assert (await anext(stream)).choices[0].delta.content == "two"
     engine.go.set()
     assert [chunk.choices[0].finish_reason async for chunk in stream] == ["stop"]
+    tasks = asyncio.all_tasks()  # the connection is open
+    stream = await client.chat.completions.create(**CHAT, stream=True)
+    assert [chunk async for chunk in stream]
+    await until(lambda: asyncio.all_tasks() <= tasks)  # nothing goes on to look for text
 
 
 async def test_busy_replicas_answer_503_and_the_package_tries_again(

@@ -33,7 +33,7 @@ from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
 from fks.config.runtime import SUPERVISOR
 from fks.config.version import installed_s, is_installed
-from fks.model.errors import FksError, OutageError
+from fks.model.errors import FksError, OutageError, PeerError
 from fks.research.jobs.scheduler import RunnerDied
 from fks.system.node.probe import listens
 from fks.system.process import ray_names
@@ -339,7 +339,8 @@ def _is_alive(node_id: str) -> bool:
 async def call_child(id: str, message: Mapping[str, object]) -> dict[str, Any]:
     """Return the answer of a child to a message. Cancelled, the child ends its work on it.
 
-    Errors: OutageError when there is no such child, or it died meanwhile.
+    Errors: OutageError when there is no such child, it has not begun, or it died meanwhile; PeerError when it raised
+    another error: its text is in the log of the process alone.
     """
     try:
         handle = await asyncio.to_thread(ray.get_actor, id, NAMESPACE)
@@ -350,8 +351,16 @@ async def call_child(id: str, message: Mapping[str, object]) -> dict[str, Any]:
             ray.cancel(answer)
             raise
     except (ValueError, ray.exceptions.RayError) as error:
-        text = cause(error)
-        raise OutageError(text if text.startswith(id) else f"{id}: {text}") from error
+        raise failure_of_call(id, error) from error
+
+
+def failure_of_call(id: str, error: Exception) -> OutageError | PeerError:
+    """Return the error of `call_child` for one of Ray."""
+    if not isinstance(error, ray.exceptions.RayTaskError):
+        return OutageError(f"{id}: {cause(error)}")
+    if isinstance(error.cause, FksError):
+        return OutageError(error.cause.message)
+    return PeerError(f"{id} failed: {type(error.cause).__name__}")
 
 
 def cause(error: BaseException) -> str:

@@ -196,7 +196,16 @@ def message_of(**fields: Any) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in Completion.__slots__}
 
 
-def test_schemas_that_an_engine_may_not_keep_are_refused() -> None:
+def doubled(steps: int) -> dict[str, Any]:
+    """Return a schema of a number, or of a text that is found after 2^steps looks."""
+    known = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(steps)} | {
+        f"a{steps}": {"const": "x"}
+    }
+    return {"anyOf": [{"$ref": "#/$defs/a0"}, {"type": "integer"}], "$defs": known}
+
+
+def test_schemas_that_an_engine_may_not_keep_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fks.ai.schemas.STEPS_MAX", 3_000)
     deep: dict[str, Any] = {"type": "string"}
     for _ in range(30):
         deep = {"type": "object", "properties": {"a": deep}, "$defs": {"b": {"type": "null"}}}
@@ -210,11 +219,18 @@ def test_schemas_that_an_engine_may_not_keep_are_refused() -> None:
         "leads nowhere": {"$ref": "#/$defs/a"},
         "'uri'": {"additionalProperties": {"format": "uri"}},
         "longer than": {"enum": ["a" * 20_000]},
+        "10000 together": {"minItems": 6_000, "items": {"maxItems": 6_000}},
+        "of 64 bits": {"properties": {"a": {"exclusiveMaximum": 1e30}}},
+        "'a%20b'": {"$ref": "#/$defs/a%20b", "$defs": {"a%20b": {}}},
+        "'Größe'": {"$ref": "#/$defs/Größe", "$defs": {"Größe": {}}},
     }
     for reason, schema in cases.items():
         with pytest.raises(InputError, match="cannot be kept") as refused:
             check_schema(schema)
         assert (reason in str(refused.value), refused.value.code) == (True, "AI_SCHEMA"), refused.value
+    for steps in (8, 30):  # each reference doubles them
+        check_schema(doubling := doubled(steps))
+        assert fits("1", doubling) is (steps == 8)
     endless = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}
     check_schema(endless)
     assert not fits("1", endless)
@@ -467,8 +483,10 @@ async def test_process_that_dies_before_a_token_is_replaced_by_another(
         return await gone(message)
 
     processes.by_child = dict.fromkeys(two, slowly_gone)
+    processes.called.clear()
     with pytest.raises(openai.InternalServerError) as ended:
-        await client.chat.completions.create(**CHAT)
+        await client.with_options(max_retries=2).chat.completions.create(**CHAT)
+    assert sorted(processes.called) == two, "a request that ended two processes is not repeated"
     assert (ended.value.status_code, ended.value.code) == (503, "ai_ended")
     assert ended.value.response.headers["retry-after"] == "1"
     assert limits[0] > limits[1] + 0.04 > 0.04, "the second process has the time that the first one left"
@@ -626,6 +644,48 @@ async def test_servers_behind_a_url_stream_their_tokens(
         assert options.get("max_tokens", options.get("num_predict")) == 8
         assert "response_format" not in sent
         assert "format" not in sent
+
+
+def whole_of(engine: str, text: Any, tokens: int) -> list[bytes]:
+    """Return the answer of a server to a chat that is not streamed."""
+    if engine == "ollama":
+        found: Any = ollama(text, **ENDED | {"eval_count": tokens})
+    else:
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        found = {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": tokens}}
+    return [json.dumps(found).encode()]
+
+
+@pytest.mark.parametrize("engine", sorted(STREAMS))
+async def test_texts_and_counts_of_servers_that_are_none(
+    client: AsyncOpenAI, seeded: Database, processes: Processes, upstream: Upstream, engine: str
+) -> None:
+    halves = {  # of one sign, which some servers send apart, and of none
+        "openai_compatible": sse(delta("a\ud83d"), delta("\ude00b"), delta("\ud83d"), delta(reason="stop"), USED),
+        "ollama": [
+            json.dumps(ollama(part, **more)).encode() + b"\n"
+            for part, more in (("a\ud83d", {}), ("\ude00b", {}), ("\ud83d", {}), ("", ENDED))
+        ],
+    }
+    async with behind(upstream, engine, seeded, processes):
+        upstream.parts = halves[engine]
+        stream = await client.chat.completions.create(**CHAT, stream=True)
+        parts = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+        assert "".join(parts) == "a\U0001f600b\ufffd"
+        for text, expected in (("a\ud83d\ude00\ud83d", "a\U0001f600\ufffd"), (None, "")):
+            upstream.parts = whole_of(engine, text, 3)
+            assert (await client.chat.completions.create(**CHAT)).choices[0].message.content == expected
+        for wrong, tokens in (({"a": 1}, 3), ("a", 10**30), ("a", -1)):
+            upstream.parts = whole_of(engine, wrong, tokens)
+            with pytest.raises(openai.InternalServerError) as failed:
+                await client.chat.completions.create(**CHAT)
+            assert (failed.value.status_code, failed.value.code) == (502, "ai_failed")
+        lengths = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"minLength": 3.0, "default": 1.5}}}
+        upstream.parts = whole_of(engine, '"abc"', 3)
+        await client.chat.completions.create(**CHAT | {"response_format": lengths})
+        sent = upstream.bodies[-1]
+        kept = sent["format"] if engine == "ollama" else sent["response_format"]["json_schema"]["schema"]
+        assert json.dumps(kept) == '{"minLength": 3, "default": 1.5}'
 
 
 @pytest.mark.parametrize(

@@ -304,11 +304,10 @@ def _text_of(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    """Return a count of an answer; 0 for null. Errors: TypeError, ValueError, OverflowError."""
+    """Return a count of an answer; 0 for null, and for one that cannot be. Errors: TypeError, ValueError,
+    OverflowError."""
     found = int(value or 0)
-    if not 0 <= found < 2**31:
-        raise ValueError("no count")
-    return found
+    return found if 0 <= found < 2**31 else 0
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,14 +134,14 @@ class OllamaEngine(_HttpEngine):
                 with _in_form(url):
                     if "error" in found:
                         raise PeerError(f"{url} broke off: {str(found['error'])[:200]}")
-                    text.add(_text_of(found["message"]["content"]))
+                    text.add(found["message"]["content"] or "")
                     if found["done"]:
                         return self._completed(found | {"message": {"content": text.ended()}})
         raise PeerError(f"{url} ended its answer before the end of the text")
 
     def _completed(self, found: Mapping[str, Any]) -> Completed:
         with _in_form(self._deployment.url):
-            text, is_whole = _text_of(found["message"]["content"]), found["done_reason"] == "stop"
+            text, is_whole = found["message"]["content"] or "", found["done_reason"] == "stop"
             return Completed(
                 _joined(text), _count(found["eval_count"]), is_whole, _count(found.get("prompt_eval_count"))
             )
@@ -193,7 +193,7 @@ class OpenAiEngine(_HttpEngine):
                         raise PeerError(f"{url} broke off{self._fault(data.decode(errors='replace'))}")
                     used = found.get("usage") or used
                     for choice in found["choices"]:
-                        text.add(_text_of(choice["delta"].get("content")))
+                        text.add(choice["delta"].get("content") or "")
                         ended = choice.get("finish_reason") or ended
         if not ended:
             raise PeerError(f"{url} ended its answer before the end of the text")
@@ -229,7 +229,7 @@ class OpenAiEngine(_HttpEngine):
         found = await self._sent(request)
         with _in_form(self._deployment.url):
             choice, used = found["choices"][0], found["usage"]
-            text, is_whole = _joined(_text_of(choice["message"]["content"])), choice["finish_reason"] == "stop"
+            text, is_whole = _joined(choice["message"]["content"] or ""), choice["finish_reason"] == "stop"
             return Completed(text, _count(used["completion_tokens"]), is_whole, _count(used.get("prompt_tokens")))
 
 
@@ -294,13 +294,6 @@ class _JoinedText:
 def _joined(text: str) -> str:
     """Return a text without surrogates: pairs are joined, and a half is U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _text_of(value: Any) -> str:
-    """Return a text of an answer; "" for null. Errors: TypeError."""
-    if value is not None and not isinstance(value, str):
-        raise TypeError("not a text")
-    return value or ""
 
 
 def _count(value: Any) -> int:

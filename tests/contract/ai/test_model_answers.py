@@ -25,6 +25,7 @@ from tests.support.gateway import Running, hashes_of, running
 from tests.support.gguf_model import deployed, write_model
 from tests.support.hostile_documents import HOSTILE, LISTENER, send
 from tests.support.model_processes import Message, Processes, Writing
+from tests.support.model_processes import serve as serve_replicas
 from tests.support.waiting import until
 
 PAGE = "# Zebra policy\nStripes are counted by Quibbler.\n\n## Feeding\nZebras eat hay at noon.\n"
@@ -55,13 +56,7 @@ async def gateway(
 
 async def serve(db: Database, tmp_path: Path, replicas: int = 1, name: str = "noise") -> None:
     """Have a deployment whose replicas are ready."""
-    file = write_model(tmp_path / "noise.gguf")
-    await DeploymentStore(db).save(deployed(file, name, replicas=replicas), by="me")
-    for number in range(replicas):
-        await db.sql(
-            "INSERT INTO component_health (name, kind, state, beat_at) VALUES ($1, 'actor', 'ready', now() + '1 hour')",
-            f"inference:{name}:{number}",
-        )
+    await serve_replicas(db, deployed(write_model(tmp_path / "noise.gguf"), name, replicas=replicas), *range(replicas))
 
 
 def saying(answer: str, *quotes: str) -> Callable[[Message], Awaitable[Mapping[str, Any]]]:

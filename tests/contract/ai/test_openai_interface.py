@@ -17,20 +17,20 @@ import openai
 import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from fks.ai.engines import engine_of
 from fks.ai.engines.deployment import Deployment
 from fks.ai.engines.port import Completion
 from fks.ai.engines.queue import InferenceQueue
 from fks.ai.schemas import FORMATS, check_schema, fits
+from fks.interfaces.api.routes.openai import ChatBody
 from fks.model.errors import InputError, OutageError
 from fks.store.db import Database
-from fks.store.deployments import DeploymentStore
 from fks.store.documents import DocumentStore
 from tests.support.gateway import Running, running
 from tests.support.gguf_model import deployed, write_model
-from tests.support.model_processes import Message, Processes, Writing, listening
+from tests.support.model_processes import Message, Processes, Writing, listening, serve
 from tests.support.waiting import until
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -84,16 +84,6 @@ def client_of(gateway: Running, token: str | None = None, retries: int = 0) -> A
     return AsyncOpenAI(
         base_url=f"{gateway.url}/v1", api_key=token or gateway.tokens["read"], max_retries=retries, timeout=30.0
     )
-
-
-async def serve(db: Database, wanted: Deployment, *ready: int) -> None:
-    """Have a deployment of which these replicas are ready."""
-    await DeploymentStore(db).save(wanted, by="me")
-    for number in ready:
-        await db.sql(
-            "INSERT INTO component_health (name, kind, state, beat_at) VALUES ($1, 'actor', 'ready', now() + '1 hour')",
-            wanted.child(number),
-        )
 
 
 @pytest.fixture
@@ -358,6 +348,14 @@ async def test_errors_have_openais_form_and_status(
             assert (found.status_code, found.headers["content-type"]) == (status, "application/json"), path
             assert set(found.json()["error"]) == {"message", "type", "param", "code"}
             assert found.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_one_wrong_message_of_many_is_reported() -> None:
+    """An error for each of them would keep the loop of the gateway for a second."""
+    for wrong in ([0] * 1_000, [{"role": "user", "content": [0] * 1_000}]):
+        with pytest.raises(ValidationError) as found:
+            ChatBody.model_validate({"model": "noise", "messages": wrong})
+        assert found.value.error_count() <= 2
 
 
 async def test_limits_of_requests_are_those_of_the_gateway(

@@ -460,8 +460,28 @@ async def test_commands_deploy_list_and_remove_models(
     assert (row["replicas"], row["context_size"], row["state"]) == (2, 4096, "starting")
     code, out, _ = await fks("ai", "models")
     assert (code, "noise" in out, "starting" in out) == (OK, True, True)
+    queue = InferenceQueue(Writing())
+    await seeded.sql(
+        "INSERT INTO component_health (name, kind, state, pid, node, beat_at, detail)"
+        " VALUES ('inference:noise:1', 'actor', 'ready', 7, 'gpu-1', now() + '1 hour', $1)",
+        {"memory_mb": 1234, **queue.detail(), "busy": 5678},
+    )
+    await seeded.sql(
+        "INSERT INTO actor_events (child, event, reason, payload)"
+        " VALUES ('inference:noise:0', 'exited', 'died: signal SIGKILL', '{\"how\": \"crash\"}')"
+    )
+    code, out, _ = await fks("ai", "models")
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    assert [each in lines["inference:noise:1"] for each in ("ready", "gpu-1", "1234", "0.0", "5678")] == [True] * 5
+    assert lines["inference:noise:0"].split()[1] == "absent"
+    assert lines["inference:noise:0"].endswith("died: signal SIGKILL")
     code, out, _ = await fks("ai", "models", "--json")
     assert json.loads(out)["schema"] == "fks.ai-models/1"
+    (listed,) = json.loads(out)["items"]
+    assert [(p["name"], p["tokens_s"]) for p in listed["processes"]] == [
+        ("inference:noise:0", None),
+        ("inference:noise:1", 0.0),
+    ]
     code, _, err = await fks("ai", "deploy", "far", "--engine", "ollama", "--model", "m", "--url", "http://8.8.8.8:1")
     assert (code, "documents would leave it" in err) == (USAGE, True)
     code, out, _ = await fks("ai", "doctor", "--json")

@@ -14,6 +14,7 @@ from fks.interfaces.api.query import Admin, Body, BodyOf, Gate, Reader
 from fks.interfaces.api.routing import Router
 from fks.model.errors import not_found, unprocessable
 from fks.store.deployments import DeploymentStore
+from fks.system.monitor.language_models import deployed
 
 router = Router(tags=["language models"])
 
@@ -58,8 +59,10 @@ class DeploymentBody(Body):
 @router.get("/ai/deployments")
 async def deployments(gate: Gate, caller: Reader) -> ExactJson:
     """List the language models with their states: starting, serving, waiting, unschedulable or failed, with the
-    reason."""
-    return ExactJson({"items": await DeploymentStore(gate.db).all()})
+    reason. `processes`: of each replica the state and node, its memory, open requests (`working`, `waiting`), tokens a
+    second over the last minute, the counts since it began, and its last death; figures are null while it reports
+    none."""
+    return ExactJson({"items": await deployed(gate.db)})
 
 
 @router.post("/ai/deployments", status_code=201)
@@ -79,7 +82,7 @@ async def deploy(gate: Gate, caller: Admin, body: BodyOf[DeploymentBody]) -> Exa
         wanted = replace(wanted, sha256=digest, size_bytes=size)
     store = DeploymentStore(gate.db)
     await store.save(wanted, by=caller.name)
-    row = next(row for row in await store.all() if row["name"] == wanted.name)
+    row = next(row for row in await deployed(gate.db) if row["name"] == wanted.name)
     return ExactJson(row, status_code=201)
 
 

@@ -38,7 +38,7 @@ class DeploymentStore(SqlStore[Database], queries="deployments"):
 
     async def processes(self) -> list[dict[str, Any]]:
         """Return the replicas of the deployments, each with the row of its process, None where it has none, and with
-        the time of its last death and the reason."""
+        the event of its last death and its time (`died_at`)."""
 
     @query(
         binds=(

@@ -60,15 +60,15 @@ UPDATE ai_deployments d SET state = 'failed', reason = left(e.reasons[1], 500), 
 RETURNING d.name, d.state, d.reason;
 
 -- name: processes
--- The replicas of the deployments with the rows of their processes, and how each process that did not end in order was
--- lost last, since the model was deployed: by the error that it left, else as its supervisor saw it.
+-- The replicas of the deployments with the rows of their processes, and the event of the last death of each since the
+-- model was deployed; an orderly end is none.
 SELECT d.name AS deployment, r.name, c.kind, c.state, c.pid, c.node, c.restarts, c.since, c.detail,
        (extract(epoch FROM clock_timestamp() - c.beat_at) * 1000)::bigint AS heartbeat_age_ms,
-       e.time AS died_at, coalesce(nullif(trim(substring(e.payload->>'traceback' FROM '([^\n]+)\s*$')), ''), e.reason) AS death
+       e.time AS died_at, e.event, e.child, e.reason, e.payload
   FROM ai_deployments d
  CROSS JOIN LATERAL (SELECT n, 'inference:' || d.name || ':' || n AS name FROM generate_series(0, d.replicas - 1) n) r
   LEFT JOIN component_health c ON c.name = r.name
-  LEFT JOIN LATERAL (SELECT a.time, a.reason, a.payload FROM actor_events a
+  LEFT JOIN LATERAL (SELECT a.time, a.event, a.child, a.reason, a.payload FROM actor_events a
                       WHERE a.child = r.name AND a.time > d.deployed_at AND a.event = 'exited'
                         AND a.payload->>'how' IS DISTINCT FROM 'normal'
                       ORDER BY a.time DESC LIMIT 1) e ON true

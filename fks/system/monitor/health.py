@@ -20,7 +20,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
 from fks.store.ninja import NinjaStore
-from fks.system.monitor.language_models import model_health
+from fks.system.monitor.language_models import model_health, model_problem
 from fks.system.monitor.measures import is_fresh
 from fks.system.monitor.status import FEED_MS, SILENT_MS, WELL, component_view
 
@@ -219,11 +219,15 @@ def absent_reasons(settings: Settings) -> dict[str, str]:
 
 
 def owner_services(
-    components: list[dict[str, Any]], timestamp: str, absent: Mapping[str, str] = {}
+    components: list[dict[str, Any]],
+    timestamp: str,
+    absent: Mapping[str, str] = {},
+    models: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Return the components grouped under the owner's service names.
 
     A service without components is left out, unless it is one of `absent` (see `absent_reasons`): then it is down.
+    `models`: deployments of language models; one that is not healthy makes its service degraded at best.
     """
     found = []
     for service, prefixes in OWNER_SERVICES.items():
@@ -232,6 +236,11 @@ def owner_services(
             continue
         bad = [c["name"] for c in members if c["state"] not in WELL]
         status = status_of(members) if members else DOWN
+        because = [] if members else [absent[service]]
+        if _MODELS in prefixes:
+            problems = [f"{_MODELS}:{row['name']}: {problem}" for row in models if (problem := model_problem(row))]
+            status = DEGRADED if problems and status == HEALTHY else status
+            because += problems
         found.append(
             {
                 "id": service,
@@ -240,7 +249,7 @@ def owner_services(
                 "status": status,
                 "components": [c["name"] for c in members],
                 "unhealthy": bad,
-                "because": [] if members else [absent[service]],
+                "because": because,
                 "last_check": timestamp,
             }
         )

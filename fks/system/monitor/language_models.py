@@ -9,6 +9,7 @@ from fks.model.health import DEGRADED, HEALTHY
 from fks.model.ports import Meter
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
+from fks.system.monitor.history import describe
 from fks.system.monitor.status import component_view
 from fks.system.process.metrics import Snapshot, series
 
@@ -32,7 +33,7 @@ async def deployed(db: Database) -> list[dict[str, Any]]:
     """Return the deployments (`DeploymentStore.all`), each with `processes`, one of each replica. Errors: OutageError.
 
     A process has `name`, `state` (absent: it has none), `node`, `pid`, `restarts`, `since`, `problem`, the figures that
-    it reports (`FIGURES`), None while it does not, and `died_at` with `death`, the reason, of its last death.
+    it reports (`FIGURES`), None while it does not, and `died_at` with `death`, how it died last and why.
     """
     store = DeploymentStore(db)
     found = await store.all()
@@ -53,14 +54,27 @@ def _process(row: Mapping[str, Any]) -> dict[str, Any]:
         **{name: seen.get(name) for name in ("node", "pid", "restarts", "since", "problem")},
         **{name: detail.get(name) for name in FIGURES},
         "died_at": row["died_at"],
-        "death": row["death"],
+        "death": None if row["died_at"] is None else _death(row),
     }
+
+
+def _death(row: Mapping[str, Any]) -> str:
+    found = describe(row)
+    return ": ".join(part for part in (found.what, found.why) if part)
 
 
 def model_health(row: Mapping[str, Any]) -> str:
     """Return healthy while every replica of a deployment is ready, degraded otherwise: answers are passages without
     it."""
-    return HEALTHY if row["state"] == "serving" and len(row["ready"]) == row["replicas"] else DEGRADED
+    return DEGRADED if model_problem(row) else HEALTHY
+
+
+def model_problem(row: Mapping[str, Any]) -> str:
+    """Return why a deployment is not healthy, "" when it is."""
+    ready = len(row["ready"])
+    if row["state"] == "serving":
+        return "" if ready == row["replicas"] else f"{ready} of {row['replicas']} processes ready"
+    return ": ".join(part for part in (row["state"], row["reason"]) if part)
 
 
 class ModelMeter:

@@ -134,6 +134,18 @@ async def test_language_models_are_dependencies_of_fks_ai(gateway: Running, seed
         **dict.fromkeys((f"inference:{name}" for name in ("half", "broken", "fast", "soon")), "degraded"),
     }
     assert body["status"] == "degraded"
+    async with gateway.client() as client:
+        service = (await client.get("/monitor/api/health/fks_ai/")).json()
+        checks = (await client.post("/monitor/api/check/")).json()["checks"]
+    problems = [
+        "inference:broken: failed: PeerError: no model",
+        "inference:fast: unschedulable: no GPU",
+        "inference:half: 1 of 2 processes ready",
+        "inference:soon: waiting: no GPU yet",
+    ]
+    assert (service["status"], service["because"]) == ("degraded", problems)
+    check = next(row for row in checks if row["service"] == "fks_ai")
+    assert (check["status"], check["error"]) == ("degraded", "; ".join(problems))
     await seeded.sql("DELETE FROM ai_deployments WHERE name <> 'small'")
 
     async def is_healthy() -> bool:  # the result of a check is shown for a second

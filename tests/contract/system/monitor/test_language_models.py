@@ -75,7 +75,7 @@ async def test_each_replica_is_listed_with_its_figures_and_last_death(database: 
     assert (first["name"], first["state"], first["node"], first["pid"]) == ("inference:small:0", "ready", "gpu-1", 7)
     assert (first["died_at"], first["death"]) == (None, None), "an orderly end is no death"
     assert (second["state"], second["node"], second["memory_mb"]) == ("absent", None, None)
-    assert (second["died_at"] is not None, second["death"]) == (True, "PeerError: no model")
+    assert (second["died_at"] is not None, second["death"]) == (True, "did not start: PeerError: no model")
     assert [process["name"] for process in other["processes"]] == ["inference:other:0"]
 
     # deployed again it is another model, of which no process died

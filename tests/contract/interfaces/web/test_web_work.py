@@ -328,7 +328,7 @@ async def test_page_models_shows_each_process_and_how_to_serve_one(web: Web, see
     assert "failed &lt;img src=x" in cells["broken"]
     first = "inference:small:0 ready gpu-1 1,843 2 1 31.4 120 3 1 0"
     assert cells["inference:small:0"].startswith(first), cells["inference:small:0"]
-    assert cells["inference:small:1"].endswith("died: signal SIGKILL"), cells["inference:small:1"]
+    assert cells["inference:small:1"].endswith("died: signal 9 (SIGKILL)"), cells["inference:small:1"]
     assert cells["inference:small:1"].startswith("inference:small:1 down gpu-1 \N{EM DASH} \N{EM DASH}")
 
 

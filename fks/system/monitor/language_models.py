@@ -19,6 +19,7 @@ STATES: Final = ("starting", "serving", "waiting", "unschedulable", "failed")
 OUTCOMES: Final = ("answered", "busy", "late", "failed", "cancelled")
 #: figures that a process reports of itself
 FIGURES: Final = ("memory_mb", "working", "waiting", "tokens_s", "tokens", *OUTCOMES)
+_FIGURE_MAX: Final = 2**63
 #: states in which a process reports: figures of one that ended are old
 _REPORTS: Final = frozenset({"ready", "degraded", "draining"})
 #: figure, metric, labels besides the model
@@ -52,10 +53,17 @@ def _process(row: Mapping[str, Any]) -> dict[str, Any]:
         "name": row["name"],
         "state": state,
         **{name: seen.get(name) for name in ("node", "pid", "restarts", "since", "problem")},
-        **{name: detail.get(name) for name in FIGURES},
+        **{name: _figure(detail.get(name)) for name in FIGURES},
         "died_at": row["died_at"],
         "death": None if row["died_at"] is None else _death(row),
     }
+
+
+def _figure(value: object) -> float | None:
+    """Return a figure of a process; None for anything else: a process that runs the file of a model is not trusted."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value < _FIGURE_MAX else None
 
 
 def _death(row: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from fks.store.supervision import HealthRow, TreeJournal
 from fks.system import runtime
 from fks.system.monitor import watcher
 from fks.system.monitor.alerts import settle_what_is_over
-from fks.system.monitor.language_models import FIGURES, deployed
+from fks.system.monitor.language_models import FIGURES, deployed, process_snapshots
 from fks.system.monitor.watcher import Watcher
 from fks.system.process.metrics import TEXT_KEY, PrometheusMeter
 from fks.system.runtime import Component
@@ -91,6 +91,20 @@ async def test_process_that_does_not_report_has_no_figures(database: Database, s
     process = (await deployed(database))[0]["processes"][0]
     assert process["state"] == {"down": "down", "ready": "silent"}[state]
     assert {process[name] for name in FIGURES} == {None}
+
+
+async def test_what_is_no_figure_is_shown_as_none(database: Database) -> None:
+    """A process that runs the file of a model may report anything."""
+    await DeploymentStore(database).save(SMALL, by="me")
+    wrong = {"memory_mb": "<b>1</b>", "tokens": -1, "tokens_s": 2**63, "working": True, "late": [1], "waiting": None}
+    await beat(database, "inference:small:0", "ready", 7, DETAIL | wrong)
+    rows = await deployed(database)
+    process = rows[0]["processes"][0]
+    assert {name: process[name] for name in FIGURES} == DETAIL | dict.fromkeys(wrong)
+    assert process_snapshots(rows)["inference:small:0"][1] == {
+        f'fks_model_requests_total{{model="small",state="{state}"}}': DETAIL[state]
+        for state in ("answered", "busy", "failed", "cancelled")
+    }
 
 
 async def alerts_of(db: Database) -> list[tuple[str, str, bool]]:

@@ -192,7 +192,8 @@ async def test_monitor_counts_models_over_a_death_and_raises_their_alerts(
     async def is_shown(*lines: str) -> None:
         await until(lambda: has(*lines), deadline_s=20)
 
-    watching = Watcher(_component(server_home, database, bus))
+    component = _component(server_home, database, bus)
+    watching = Watcher(component)
     await watching.start()
     task = asyncio.create_task(watching.run())
     try:
@@ -211,6 +212,7 @@ async def test_monitor_counts_models_over_a_death_and_raises_their_alerts(
             f'fks_process_memory_bytes{{component="{child}"}} {700 * 2**20}',
         )
         assert [event for event, *_ in await alerts_of(database)] == ["ai.unschedulable"]
+        assert ("ai.unschedulable", "lost") in [(event, of.get("model")) for _, event, of in component.log.lines]
 
         # its successor has counted more before the monitor looks: it is another process all the same
         await beat(database, child, "ready", 8, DETAIL | {"answered": 6, "tokens": 460})
@@ -222,11 +224,11 @@ async def test_monitor_counts_models_over_a_death_and_raises_their_alerts(
         )
         for name in ("small", "lost"):
             await store.remove(name)
+        monkeypatch.setattr(watcher, "FORGET_S", 0.2)
 
         async def is_gone() -> bool:
-            return not await has('fks_model_replicas{component="monitor",model="small"} 2') and not any(
-                is_open for *_, is_open in await alerts_of(database)
-            )
+            text = (await bus.get(TEXT_KEY) or b"").decode()
+            return "small" not in text and not any(is_open for *_, is_open in await alerts_of(database))
 
         await until(is_gone, deadline_s=20)
     finally:

@@ -215,14 +215,19 @@ async def test_a_backup_of_before_the_close_sells_nothing_twice(rig: Rig) -> Non
     """The next id of the entry's legs is the close's: the venue is asked about it first."""
     rig.venue.script.extend(["ok", "refuse:-2010:would_trigger"])
     await rig.outcome(await rig.signal(stop_loss=D(90)))
-    await until(lambda: rig.position_is(D(0)))
+    assert await closed(rig) == [("sl", "market")]  # before its entry is booked the position is 0 as well
+    assert await rig.position_is(D(0))
     await rig.crash()
-    ids = [held.order.client_order_id for held in rig.venue.by_role("sl") if held.order.type is OrderType.MARKET]
+    ids = [held.order.client_order_id for held in rig.venue.by_role("sl")]
+    assert len(ids) == 1
+    rig.venue.queried.clear()
     for table in ("order_events", "trades", "orders"):
         await rig.db.sql(f"DELETE FROM {table} WHERE client_order_id = ANY($1::text[])", ids)
     await rig.db.sql("UPDATE positions SET quantity = 9.99, average_price = 100")
+    assert await rig.position_is(D("9.99"))
     await rig.restart(ask_before_ns=RealClock().now_ns())
     await until(lambda: rig.position_is(D(0)), deadline_s=10)
+    assert ids[0] in rig.venue.queried
     assert rig.venue.totals["BTC"] == 0
     assert_once(rig.venue.received)
     assert await legs(rig) == [("sl", "stop", "REJECTED"), ("sl", "market", "FILLED")]

@@ -114,7 +114,7 @@ def _node_is_back(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
 
 
 def _model_is_run(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
-    """Return whether its model is no longer in the state that the alert is about, or came into it once more."""
+    """Return whether its model has changed its state since: it is run, or came into the state once more."""
     row = facts.models.get(str(alert["payload"].get("model")))
     return row is None or alert["time"] < row["state_at"]
 

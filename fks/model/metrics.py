@@ -47,6 +47,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             "fks_forecasts_late_total", "counter", (), "bars that a version in shadow or live did not predict in time"
         ),
+        Metric("fks_forecasts_failed_total", "counter", (), "bars of which a deployed model made no finite number"),
         Metric("fks_alert_deliveries_total", "counter", ("channel", "state"), "attempts to deliver alerts, by outcome"),
         Metric(
             "fks_monitor_faults_total", "counter", ("kind",), "faults in a part of the monitor, which go on being tried"

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker
+from fks.ai.engines.port import Completed, Completion, Embedding, FeatureRows, TextTaker
 
 Message = Mapping[str, Any]
 
@@ -48,6 +48,9 @@ class Writing:
         return Completed(self.text, 9, True, 5)
 
     async def embed(self, asked: Embedding) -> list[list[float]]:
+        return []
+
+    async def predict(self, asked: FeatureRows) -> list[float]:
         return []
 
     async def close(self) -> None: ...

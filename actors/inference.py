@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fks.ai.engines import engine_of
 from fks.ai.engines.deployment import Deployment
 from fks.ai.engines.queue import InferenceQueue
+from fks.system.process.self_checks import memory_mb
 from fks.system.runtime import IsolatedComponent
 
 
@@ -22,7 +23,7 @@ class InferenceActor:
         self._component = component
         self._deployment = Deployment.load(args[0])
         self._engine = engine_of(self._deployment)
-        self._queue = InferenceQueue(self._engine)
+        self._queue = InferenceQueue(self._engine, monotonic=component.clock.monotonic)
         self._is_loaded = False
 
     async def start(self) -> None:
@@ -48,5 +49,6 @@ class InferenceActor:
         return self._is_loaded
 
     def detail(self) -> Mapping[str, object]:
-        """Return the model and the counts of requests."""
-        return {"model": self._deployment.name, "open": self._queue.open, **self._queue.counts}
+        """Return the model, the memory of the process, and the requests: a process without Redis reports them here."""
+        # whole MB: a row that changed is written whole
+        return {"model": self._deployment.name, "memory_mb": round(memory_mb()), **self._queue.detail()}

@@ -29,7 +29,7 @@ from fks.config.paths import Paths
 from fks.config.runtime import SUPERVISOR
 from fks.config.secrets import secret_values
 from fks.config.version import VERSION, is_installed
-from fks.model.errors import OutageError, StaleEpochError
+from fks.model.errors import FksError, OutageError, StaleEpochError
 from fks.model.health import Check
 from fks.system.process.crash_files import catch_faults, write_exit
 from fks.system.process.heartbeat import HeartbeatWriter, heartbeat_file
@@ -294,7 +294,15 @@ class Shell:
         started."""
         if self._child is None:
             raise OutageError(f"{self._name} has not started")
-        answer: dict[str, object] = await self._child.call(message)
+        try:
+            answer: dict[str, object] = await self._child.call(message)
+        except FksError:
+            raise
+        except Exception as error:  # the caller is given its class alone
+            text = "".join(traceback.format_exception(error))
+            if self._component is not None:
+                self._component.log.error("actor.call_failed", error=f"{type(error).__name__}: {error}", traceback=text)
+            raise
         return answer
 
     # ── group sys ────────────────────────────────────────────────────────────────────────────────

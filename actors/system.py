@@ -33,7 +33,7 @@ from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
 from fks.config.runtime import SUPERVISOR
 from fks.config.version import installed_s, is_installed
-from fks.model.errors import OutageError
+from fks.model.errors import FksError, OutageError, PeerError
 from fks.research.jobs.scheduler import RunnerDied
 from fks.system.node.probe import listens
 from fks.system.process import ray_names
@@ -339,7 +339,8 @@ def _is_alive(node_id: str) -> bool:
 async def call_child(id: str, message: Mapping[str, object]) -> dict[str, Any]:
     """Return the answer of a child to a message. Cancelled, the child ends its work on it.
 
-    Errors: OutageError when there is no such child, or it died meanwhile.
+    Errors: OutageError when there is no such child, it has not begun, or it died meanwhile; PeerError when it raised
+    another error: its text is in the log of the process alone.
     """
     try:
         handle = await asyncio.to_thread(ray.get_actor, id, NAMESPACE)
@@ -350,11 +351,25 @@ async def call_child(id: str, message: Mapping[str, object]) -> dict[str, Any]:
             ray.cancel(answer)
             raise
     except (ValueError, ray.exceptions.RayError) as error:
-        raise OutageError(f"{id}: {cause(error)}") from error
+        raise failure_of_call(id, error) from error
+
+
+def failure_of_call(id: str, error: Exception) -> OutageError | PeerError:
+    """Return the error of `call_child` for one of Ray."""
+    if not isinstance(error, ray.exceptions.RayTaskError):
+        return OutageError(f"{id}: {cause(error)}")
+    if isinstance(error.cause, FksError):
+        return OutageError(error.cause.message)
+    return PeerError(f"{id} failed: {type(error.cause).__name__}")
 
 
 def cause(error: BaseException) -> str:
-    """Return the line of a Ray error that names the cause."""
+    """Return the line of a Ray error that names the cause; of an exception raised in a process: its own text."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        raised = error.cause
+        text = str(raised).strip().partition("\n")[0]
+        name = "" if isinstance(raised, FksError) else type(raised).__name__
+        return ": ".join(part for part in (name, text) if part)[:300]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "exit" in line.lower() or "killed" in line.lower()]
     return (named or lines or [type(error).__name__])[0][:300]

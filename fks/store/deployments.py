@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -15,6 +15,9 @@ from fks.model.health import LOST_AFTER_S
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Database, Querier
 from fks.store.forecasts import add_version, enter_live, retire_deployed
+
+#: how long a deployment may be without a place before there is an alert: a node that joins is read within this time
+PLACE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class DeploymentStore(SqlStore[Querier], queries="deployments"):
         """Return the deployments, the oldest first. `state`: starting, serving, waiting (for a node),
         unschedulable or failed; `ready`: ids of the processes that are and whose heartbeat is younger than
         `beat_age_max_s`."""
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """Return the replicas of the deployments, each with the row of its process, None where it has none, and with
+        the event of its last death and its time (`died_at`)."""
 
     @query(
         binds=(
@@ -63,6 +70,11 @@ class DeploymentStore(SqlStore[Querier], queries="deployments"):
         """Note a placement; return the deployments that changed."""
         states, reasons = zip(*placement.states.values(), strict=True) if placement.states else ((), ())
         return await self.place(list(placement.states), list(states), list(reasons))
+
+    @query(retry=False)
+    async def raise_alerts(self, place_s: float = PLACE_S) -> list[tuple[str, bool]]:
+        """Raise an alert for each deployment that failed, or has had no place for some seconds, once; return the name
+        of each, and whether it failed."""
 
 
 @dataclass(frozen=True, slots=True)

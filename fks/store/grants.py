@@ -110,9 +110,10 @@ USES: Final[Mapping[str, str]] = {
         alerting.finish alerting.new_denials alerting.new_fills alerting.new_replacements alerting.open_keys
         alerting.pending alerting.prune alerting.raise alerting.recover alerting.route alerting.rules alerting.settle
         alerting.silences alerting.unrouted audit.add chat.begin chat.finish chat.lose chat.newest chat.prune
+        deployments.all deployments.processes deployments.raise_alerts
         gateway.account_names gateway.position_exchange gateway.positions gateway.signal gateway.signals kill.accounts
         kill.engaged kill.instances kill.upsert metrics.young monitor.alert_exits monitor.alert_orders
-        monitor.alert_positions
+        monitor.alert_models monitor.alert_positions
         monitor.alerts monitor.alerts_after monitor.components monitor.connections_ratio monitor.feeds monitor.kills
         monitor.last_alert monitor.nodes monitor.operations monitor.served monitor.troubled_instances
         monitor.unsettled monitor.venues nodes.forget_silent nodes.page_silent orders.allocation

@@ -111,9 +111,22 @@ def test_processes_of_models_are_isolated_supervised_and_killed(served: System, 
     wait_ready(served, "noise", 2)
     wait_until(lambda: ask(8) == "model", deadline_s=3 * DEADLINE_S)
 
+    # its figures and its death are listed, and its tokens are a metric
+    def figures() -> tuple[Any, ...]:
+        first, second = models(served)["noise"]["processes"]
+        is_counted = min(first["memory_mb"] or 0, second["memory_mb"] or 0, second["answered"] or 0) > 0
+        return is_counted, (first["waiting"], second["waiting"]), "SIGKILL" in (first["death"] or ""), second["death"]
+
+    wait_until(lambda: figures() == (True, (0, 0), True, None), deadline_s=30.0, every_s=0.5)
+    counted = re.compile(r'^fks_model_tokens_total\{component="inference:noise:1",model="noise"\} [1-9]', re.MULTILINE)
+    with served.client() as client:
+        wait_until(lambda: counted.search(client.get("/metrics").text) is not None, deadline_s=30.0, every_s=0.5)
+
     # a file that does not load ends its process twice: it is failed, and not loaded again; the others go on
     wait_until(lambda: models(served)["broken"]["state"] == "failed", deadline_s=2 * START_S, every_s=0.5)
     assert "llama.cpp cannot load" in models(served)["broken"]["reason"]
+    raised = "SELECT message FROM alerts WHERE event = 'ai.failed' AND resolved_at IS NULL"
+    wait_until(lambda: "llama.cpp cannot load" in str(served.sql(raised)), deadline_s=15.0)
     wait_until(lambda: "inference:broken:0" not in served.components(), deadline_s=30.0)
     starts = "SELECT time, payload FROM actor_events WHERE child = 'inference:broken:0' AND event = 'exited'"
     assert len(ends := served.sql(starts)) <= 3, ends

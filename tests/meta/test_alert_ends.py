@@ -33,6 +33,7 @@ PARTS = {
 SQL_PARTS = {
     "alerting": None,
     "challengers": "strategy worker",
+    "deployments": "monitor",
     "kill": None,
     "nodes": "monitor",
     "reports": None,

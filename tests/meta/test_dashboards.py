@@ -98,6 +98,7 @@ def test_every_label_of_a_metric_is_bounded_by_something_of_the_system() -> None
     bounded = {"symbol", "exchange", "venue", "account", "timeframe", "child", "strategy_instance", "route", "queue"}
     bounded |= {"state", "status", "code", "cause", "channel", "kind", "how", "stage", "version", "source"}
     bounded |= {"group", "bucket"}  # of the settings: [ninja.groups]; of the rate limits' own table
+    bounded |= {"model"}  # a deployment, which an administrator makes
     assert {label for row in METRICS.values() for label in row.labels} <= bounded
 
 

@@ -24,10 +24,18 @@ def _bytes() -> list[str]:
 
 
 def write_model(
-    path: Path, *, seed: int = 1, width: int = 64, layers: int = 2, context: int = 32_768, is_terse: bool = False
+    path: Path,
+    *,
+    seed: int = 1,
+    width: int = 64,
+    layers: int = 2,
+    context: int = 32_768,
+    is_terse: bool = False,
+    words_by: str = "gpt-2",
 ) -> Path:
     """Write a model of 0.5 MB with weights of `seed`; more `width` makes each token slower. `is_terse`: each of its
-    strings is the letter a, so that an answer has few tokens; else most are as long as the schema allows."""
+    strings is the letter a, so that an answer has few tokens; else most are as long as the schema allows. `words_by`:
+    the rule of llama.cpp that parts a text into words."""
     weights = np.random.default_rng(seed)
     words = [*_bytes(), "<|end|>", "th", "he"]
 
@@ -52,7 +60,7 @@ def write_model(
     file.add_layer_norm_rms_eps(1e-5)
     file.add_rope_dimension_count(width // 4)
     file.add_tokenizer_model("gpt2")
-    file.add_tokenizer_pre("gpt-2")
+    file.add_tokenizer_pre(words_by)
     file.add_token_list(words)
     file.add_token_types([1] * 256 + [3, 1, 1])
     file.add_token_merges(["t h", "h e"])

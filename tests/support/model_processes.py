@@ -10,7 +10,10 @@ from typing import Any
 
 from aiohttp import web
 
+from fks.ai.engines.deployment import Deployment
 from fks.ai.engines.port import Completed, Completion, Embedding, FeatureRows, TextTaker
+from fks.store.db import Database
+from fks.store.deployments import DeploymentStore
 
 Message = Mapping[str, Any]
 
@@ -60,6 +63,16 @@ class Writing:
         assert self.take is not None
         self.text += text
         self.take(text)
+
+
+async def serve(db: Database, wanted: Deployment, *ready: int) -> None:
+    """Have a deployment of which these replicas are ready."""
+    await DeploymentStore(db).save(wanted, by="me")
+    for number in ready:
+        await db.sql(
+            "INSERT INTO component_health (name, kind, state, beat_at) VALUES ($1, 'actor', 'ready', now() + '1 hour')",
+            wanted.child(number),
+        )
 
 
 @contextlib.asynccontextmanager

@@ -121,3 +121,42 @@ async def add_forecasts(db: Database, rows: int, horizon: int = 2) -> None:
         " 'live', 'ok' FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1m' ORDER BY time DESC LIMIT $1",
         rows,
     )
+
+
+async def add_language_models(db: Database, text: str = "PeerError: llama.cpp cannot load it") -> None:
+    """Add three models: `small` with a process that answers and one that died, `remote` behind a URL, and `broken`,
+    which failed for the reason `text`."""
+    await db.sql(
+        "INSERT INTO ai_deployments (name, engine, model, url, context_size, replicas, state, reason, deployed_by,"
+        " deployed_at) VALUES"
+        " ('small','llama_cpp','/models/small.gguf','',8192,2,'wanted','','root',now() - interval '3 h'),"
+        " ('remote','ollama','llama3','http://127.0.0.1:11434',8192,1,'wanted','','root',now() - interval '2 h'),"
+        " ('broken','llama_cpp','/models/broken.gguf','',8192,1,'failed',$1,'root',now() - interval '1 h')",
+        text,
+    )
+    figures = {
+        "memory_mb": 1843,
+        "working": 2,
+        "waiting": 1,
+        "tokens_s": 31.4,
+        "tokens": 98_000,
+        "answered": 120,
+        "busy": 3,
+        "late": 1,
+        "failed": 0,
+        "cancelled": 2,
+    }
+    for number, state in enumerate(("ready", "down")):
+        await db.sql(
+            "INSERT INTO component_health (name, kind, state, pid, node, since, beat_at, detail) VALUES"
+            " ($1,'actor',$2,7,'gpu-1',now(),now() + interval '1 hour',$3)",
+            f"inference:small:{number}",
+            state,
+            figures,
+        )
+    await db.sql(
+        "INSERT INTO actor_events (child, event, reason, payload) VALUES"
+        " ('inference:small:1','exited','died: signal SIGKILL',$1), ('inference:broken:0','exited','exit code 1',$2)",
+        {"how": "crash", "signal": 9},
+        {"how": "failed start", "traceback": f"Traceback\n{text}\n"},
+    )

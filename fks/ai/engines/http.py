@@ -131,7 +131,7 @@ class OllamaEngine(_HttpEngine):
         body = self._body(asked)
         if take is None:
             return self._completed(await self._call("POST", "/api/chat", body | {"stream": False}))
-        text, url = "", self._deployment.url
+        text, url = _JoinedText(take), self._deployment.url
         request = self._http.build_request("POST", "/api/chat", json=body | {"stream": True})
         async with contextlib.aclosing(self._lines(request)) as lines:
             async for line in lines:
@@ -139,18 +139,17 @@ class OllamaEngine(_HttpEngine):
                 with _in_form(url):
                     if "error" in found:
                         raise PeerError(f"{url} broke off: {str(found['error'])[:200]}")
-                    part = str(found["message"]["content"])
-                    text += part
-                    if part:
-                        take(part)
+                    text.add(found["message"]["content"] or "")
                     if found["done"]:
-                        return self._completed(found | {"message": {"content": text}})
+                        return self._completed(found | {"message": {"content": text.ended()}})
         raise PeerError(f"{url} ended its answer before the end of the text")
 
     def _completed(self, found: Mapping[str, Any]) -> Completed:
         with _in_form(self._deployment.url):
-            text, is_whole = found["message"]["content"], found["done_reason"] == "stop"
-            return Completed(text, int(found["eval_count"]), is_whole, int(found.get("prompt_eval_count", 0)))
+            text, is_whole = found["message"]["content"] or "", found["done_reason"] == "stop"
+            return Completed(
+                _joined(text), _count(found["eval_count"]), is_whole, _count(found.get("prompt_eval_count"))
+            )
 
     def _body(self, asked: Completion) -> dict[str, Any]:
         context = self._deployment.context_size
@@ -185,7 +184,7 @@ class OpenAiEngine(_HttpEngine):
             return await self.send(self.request(asked))
         body = self._body(asked, asked.schema) | {"stream": True, "stream_options": {"include_usage": True}}
         request = self._http.build_request("POST", "/v1/chat/completions", json=body)
-        text, ended, used, url = "", "", dict[str, Any](), self._deployment.url
+        text, ended, used, url = _JoinedText(take), "", dict[str, Any](), self._deployment.url
         async with contextlib.aclosing(self._lines(request)) as lines:
             async for line in lines:
                 name, _, data = line.partition(b":")
@@ -199,16 +198,13 @@ class OpenAiEngine(_HttpEngine):
                         raise PeerError(f"{url} broke off{self._fault(data.decode(errors='replace'))}")
                     used = found.get("usage") or used
                     for choice in found["choices"]:
-                        part = str(choice["delta"].get("content") or "")
-                        text += part
-                        if part:
-                            take(part)
+                        text.add(choice["delta"].get("content") or "")
                         ended = choice.get("finish_reason") or ended
         if not ended:
             raise PeerError(f"{url} ended its answer before the end of the text")
         with _in_form(url):
-            tokens, read = int(used.get("completion_tokens", 0)), int(used.get("prompt_tokens", 0))
-            return Completed(text, tokens, ended == "stop", read)
+            tokens, read = _count(used.get("completion_tokens")), _count(used.get("prompt_tokens"))
+            return Completed(text.ended(), tokens, ended == "stop", read)
 
     def request(self, asked: Completion) -> httpx.Request:
         """Return the request of a completion."""
@@ -238,8 +234,8 @@ class OpenAiEngine(_HttpEngine):
         found = await self._sent(request)
         with _in_form(self._deployment.url):
             choice, used = found["choices"][0], found["usage"]
-            is_whole, read = choice["finish_reason"] == "stop", int(used.get("prompt_tokens", 0))
-            return Completed(choice["message"]["content"], int(used["completion_tokens"]), is_whole, read)
+            text, is_whole = _joined(choice["message"]["content"] or ""), choice["finish_reason"] == "stop"
+            return Completed(text, _count(used["completion_tokens"]), is_whole, _count(used.get("prompt_tokens")))
 
 
 class ProviderEngine(OpenAiEngine):
@@ -280,6 +276,36 @@ async def _limited(answer: httpx.Response, url: str) -> AsyncIterator[bytes]:
         if size > HTTP_ANSWER_MAX:
             raise PeerError(f"{url} answered more than {HTTP_ANSWER_MAX} bytes")
         yield part
+
+
+class _JoinedText:
+    """The text of parts. Servers may send the halves of a sign beyond 16 bits apart: they are one part here."""
+
+    def __init__(self, take: TextTaker) -> None:
+        self._take = take
+        self._text = self._half = ""
+
+    def add(self, part: str) -> None:
+        part = self._half + part
+        self._half = part[-1:] if "\ud800" <= part[-1:] <= "\udbff" else ""
+        if whole := _joined(part.removesuffix(self._half)):
+            self._text += whole
+            self._take(whole)
+
+    def ended(self) -> str:
+        return self._text + _joined(self._half)
+
+
+def _joined(text: str) -> str:
+    """Return a text without surrogates: pairs are joined, and a half is U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _count(value: Any) -> int:
+    """Return a count of an answer; 0 for null, and for one that cannot be. Errors: TypeError, ValueError,
+    OverflowError."""
+    found = int(value or 0)
+    return found if 0 <= found < 2**31 else 0
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from fks.model.errors import FksError, InputError, PeerError
 GPU_LAYERS_ALL: Final = 999
 #: tokens of a prompt that the CPU reads before it looks whether the request was cancelled
 CPU_BATCH: Final = 64
+#: bytes of the stack of a thread that calls llama.cpp, taken when they are used: some of its tokenizers go one call
+#: deeper with each letter of a word, and a word as long as a request may be (256 KiB) ended the process
+STACK_SIZE: Final = 512 * 2**20
 #: tokens of a text that llama.cpp turns into a vector: its buffers grow with their square
 EMBED_TOKENS: Final = 2048
 
@@ -45,7 +48,7 @@ class LlamaCppEngine:
         self._deployment = deployment
         self._key = secrets.token_urlsafe(32)
         self._server: Any = None
-        self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="llama")
+        self._threads = _deep_threads()
 
     async def load(self) -> None:
         """Check the hash and load the file. Errors: PeerError."""
@@ -185,6 +188,17 @@ class LlamaCppEngine:
         """Free the model."""
         self._threads.shutdown(wait=False)
         self._server = None
+
+
+def _deep_threads() -> ThreadPoolExecutor:
+    """Return threads whose stack has `STACK_SIZE`."""
+    threads, begun = ThreadPoolExecutor(SLOTS, thread_name_prefix="llama"), threading.Barrier(SLOTS)
+    before = threading.stack_size(STACK_SIZE)  # of threads that begin from now on
+    try:
+        list(threads.map(lambda _: begun.wait(), range(SLOTS)))
+    finally:
+        threading.stack_size(before)
+    return threads
 
 
 def _error_of(found: Mapping[str, Any]) -> FksError:

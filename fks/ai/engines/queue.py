@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from fks.ai.engines.port import SLOTS, Completion, Embedding, FeatureRows, ModelEngine
 from fks.model.errors import FksError, InputError
+from fks.model.minute import LastMinute
 
 
 class InferenceQueue:
@@ -20,17 +22,29 @@ class InferenceQueue:
     characters that are known): the answer has the `text` after those, as soon as there is some, and `is_open`.
     """
 
-    def __init__(self, engine: ModelEngine, *, waiting_max: int = 8) -> None:
-        self._engine, self._waiting_max = engine, waiting_max
+    def __init__(
+        self, engine: ModelEngine, *, waiting_max: int = 8, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine, self._waiting_max, self._monotonic = engine, waiting_max, monotonic
         self._slots = asyncio.Semaphore(SLOTS)
-        self._waiting = 0
+        self._open = 0
         self._streams: dict[str, _TextStream] = {}
+        self._written = LastMinute()  # tokens
         self.counts = {"answered": 0, "tokens": 0, "busy": 0, "late": 0, "failed": 0, "cancelled": 0}
 
     @property
     def open(self) -> int:
         """Return how many requests wait or are at work."""
-        return self._waiting
+        return self._open
+
+    def detail(self) -> dict[str, float]:
+        """Return the open requests, the tokens of a second, and the counts.
+
+        `tokens_s`: of the last minute; the tokens of a text count as it ends.
+        """
+        working = min(self._open, SLOTS)
+        per_second = round(self._written.total(self._monotonic()) / 60, 1)
+        return {"working": working, "waiting": self._open - working, "tokens_s": per_second, **self.counts}
 
     async def call(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer to a message: the fields of `Completion`, with or without `stream`; `Embedding.message`,
@@ -38,10 +52,10 @@ class InferenceQueue:
         if "read" in message:
             stream = self._streams.get(str(message["read"]))
             return {"text": "", "is_open": False} if stream is None else await stream.read(int(message["after"]))
-        if self._waiting >= self._waiting_max + SLOTS:
+        if self._open >= self._waiting_max + SLOTS:
             self.counts["busy"] += 1
             return {"refused": "busy"}
-        self._waiting += 1
+        self._open += 1
         name = str(message.get("stream", ""))
         try:
             if "embed" in message:
@@ -63,7 +77,7 @@ class InferenceQueue:
             self.counts["failed"] += 1
             return {"error": str(error)} | ({"code": error.code} if isinstance(error, InputError) else {})
         finally:
-            self._waiting -= 1
+            self._open -= 1
             if name in self._streams:
                 self._streams.pop(name).end()
 
@@ -72,6 +86,7 @@ class InferenceQueue:
             done = await self._engine.complete(asked, None if stream is None else stream.take)
         self.counts["answered"] += 1
         self.counts["tokens"] += done.tokens
+        self._written.add(done.tokens, self._monotonic())
         return asdict(done)
 
     async def _embedded(self, asked: Embedding) -> dict[str, Any]:

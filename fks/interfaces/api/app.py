@@ -159,4 +159,4 @@ _OPENAI_ERROR = {
     "properties": {
         "error": {"type": "object", "properties": {"message": _TEXT, "type": _TEXT, "param": _TEXT, "code": _TEXT}},
     },
-}  # fmt: skip
+}

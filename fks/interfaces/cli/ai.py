@@ -11,11 +11,11 @@ from typing import Any, TextIO
 
 import click
 
-from fks.interfaces.cli.base import NotRunning, named, result
+from fks.interfaces.cli.base import Columns, NotRunning, named, result, table
 from fks.interfaces.cli.client import GatewaySession, error_of, gateway_of, gateway_result, path_of
 from fks.interfaces.cli.doctor import checks_of, show_checks
 from fks.interfaces.cli.forecast import evaluate, predict, train
-from fks.interfaces.cli.shown import at
+from fks.interfaces.cli.shown import at, time_of
 from fks.model.errors import FksError
 
 MODEL_S = 620.0  # the longest ai.answer_timeout_s, and the gateway's own work; also to hash a large file
@@ -205,22 +205,39 @@ def _device(row: dict[str, Any]) -> str:
     return f"{row['gpus']:g} GPU" if row.get("gpus") else "CPU"
 
 
+_MODELS: Columns = {
+    **named("name", "state"),
+    "READY": lambda i: f"{len(i['ready'])}/{i['replicas']}" if "ready" in i else "",
+    **named("purpose", "engine"),
+    "DEVICE": _device,
+    "MODEL": lambda i: f"{i['model']} at {i['url']}" if i.get("url") else i["model"],
+    "REASON": "reason",
+    "SINCE": at("state_at"),
+}
+_PROCESSES: Columns = {
+    "PROCESS": "name",
+    **named("state", "node"),
+    "MEMORY MB": "memory_mb",
+    **named("working", "waiting"),
+    "TOKENS/S": "tokens_s",
+    **named("answered", "busy", "late", "failed"),
+    "LAST DEATH": lambda i: f"{time_of(i['died_at'])} {i['death']}" if i["died_at"] else "",
+}
+
+
+def _show_models(found: list[dict[str, Any]], **_: Any) -> None:
+    table(found, _MODELS, empty="no language model is served; see 'fks ai deploy'")
+    if processes := [process for row in found for process in row.get("processes", ())]:
+        click.echo()
+        table(processes, _PROCESSES)
+
+
 @ai.command()
-@gateway_result(
-    "fks.ai-models/1",
-    {
-        **named("name", "state"),
-        "READY": lambda i: f"{len(i['ready'])}/{i['replicas']}" if "ready" in i else "",
-        **named("purpose", "engine"),
-        "DEVICE": _device,
-        **named("model", "reason"),
-        "SINCE": at("state_at"),
-    },
-    empty="no language model is served; see 'fks ai deploy'",
-)
+@gateway_result("fks.ai-models/1", _show_models)
 def models(gateway: GatewaySession) -> Any:
-    """List the language models that are served, those that cannot be, and the versions of models of forecasts in
-    shadow or live, with their drift."""
+    """List the language models that are served and those that cannot be, with the processes of their replicas: memory,
+    open requests, tokens a second over the last minute, requests since the process began, and its last death; and the
+    versions of models of forecasts in shadow or live, with their drift."""
     versions = [
         one for one in gateway.get("/ai/models")["items"] if one["stage"] in ("shadow", "live") and one["folds"]
     ]

@@ -66,6 +66,10 @@ class SentText:
             working.cancel()
 
 
+class AllEndedError(OutageError):
+    """Each of two processes ended while it worked on a request, which may be the cause."""
+
+
 class ModelReplicas:
     """Sends requests to the processes of models. Holds only the turn of the replicas."""
 
@@ -113,7 +117,8 @@ class ModelReplicas:
 
         Errors: Problem 503 AI_BUSY while each replica that was tried has as many requests as it keeps; Problem 504
         AI_LATE after `timeout_s`; InputError for a request that the model cannot take; OutageError when the processes
-        ended: before anything was sent the request goes once to another one; PeerError for another failure.
+        ended, AllEndedError when two did: before anything was sent the request goes once to another one; PeerError for
+        another failure.
         """
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -123,13 +128,13 @@ class ModelReplicas:
 
     async def _tried(self, tried: Sequence[str], message: dict[str, object], sent: SentText | None) -> Completed:
         assert self._call is not None
-        end_s, reason, busy = self._clock.monotonic() + self.timeout_s, "", 0
+        end_s, reason, busy, ended = self._clock.monotonic() + self.timeout_s, "", 0, 0
         for child in tried:
             left = message | {"timeout_s": max(end_s - self._clock.monotonic(), 0.0)}
             try:
                 answer = await (self._call(child, left) if sent is None else self._read(child, left, sent))
             except OutageError as error:
-                reason = f"{child} ended: {error.message}"
+                reason, ended = f"a process of the model ended, or had not begun: {error.message}", ended + 1
                 if sent is not None and sent.length:
                     raise OutageError(reason) from error
                 continue
@@ -145,7 +150,7 @@ class ModelReplicas:
                 remedy="try again, or deploy more replicas",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
-        raise OutageError(reason)
+        raise AllEndedError(reason) if ended == ATTEMPTS else OutageError(reason)
 
     def _completed(self, answer: Mapping[str, Any]) -> Completed:
         if "text" in answer:
@@ -174,7 +179,7 @@ class ModelReplicas:
     async def _send(self, child: str, stream: str, sent: SentText) -> None:
         assert self._call is not None
         text = ""
-        with contextlib.suppress(OutageError):  # the request itself reports it
+        with contextlib.suppress(OutageError, PeerError):  # the request itself reports it
             while True:
                 part = await self._call(child, {"read": stream, "after": len(text)})
                 text += str(part.get("text", ""))

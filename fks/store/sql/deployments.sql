@@ -58,3 +58,35 @@ UPDATE ai_deployments d SET state = 'failed', reason = left(e.reasons[1], 500), 
          GROUP BY w.name) e
  WHERE d.name = e.name AND e.deaths >= 2
 RETURNING d.name, d.state, d.reason;
+
+-- name: processes
+-- The replicas of the deployments with the rows of their processes, and the event of the last death of each since the
+-- model was deployed; an orderly end is none.
+SELECT d.name AS deployment, r.name, c.kind, c.state, c.pid, c.node, c.restarts, c.since, c.detail,
+       (extract(epoch FROM clock_timestamp() - c.beat_at) * 1000)::bigint AS heartbeat_age_ms,
+       e.time AS died_at, e.event, e.child, e.reason, e.payload
+  FROM ai_deployments d
+ CROSS JOIN LATERAL (SELECT n, 'inference:' || d.name || ':' || n AS name FROM generate_series(0, d.replicas - 1) n) r
+  LEFT JOIN component_health c ON c.name = r.name
+  LEFT JOIN LATERAL (SELECT a.time, a.event, a.child, a.reason, a.payload FROM actor_events a
+                      WHERE a.child = r.name AND a.time > d.deployed_at AND a.event = 'exited'
+                        AND a.payload->>'how' IS DISTINCT FROM 'normal'
+                      ORDER BY a.time DESC LIMIT 1) e ON true
+ ORDER BY d.deployed_at, d.name, r.n;
+
+-- name: raise_alerts
+-- Raise an alert for each deployment that failed, or has had no place for $1 seconds: one each time that it comes into
+-- the state, also where a person settled that one.
+INSERT INTO alerts (severity, event, message, component, payload)
+SELECT CASE d.state WHEN 'failed' THEN 'error' ELSE 'warning' END,
+       CASE d.state WHEN 'failed' THEN 'ai.failed' ELSE 'ai.unschedulable' END,
+       CASE d.state
+            WHEN 'failed' THEN format('the model %s ended its process twice and is not loaded again: %s; correct that, then deploy it again',
+                                      d.name, d.reason)
+            ELSE format('the model %s has no place: %s; see ''fks ai models''', d.name, d.reason) END,
+       'inference:' || d.name, jsonb_build_object('model', d.name)
+  FROM ai_deployments d
+ WHERE (d.state = 'failed' OR (d.state = 'unschedulable' AND d.state_at < now() - make_interval(secs => $1)))
+   AND NOT EXISTS (SELECT FROM alerts a WHERE a.time >= d.state_at AND a.component = 'inference:' || d.name
+                                          AND a.event IN ('ai.failed', 'ai.unschedulable'))
+RETURNING payload->>'model', event = 'ai.failed';

@@ -88,6 +88,10 @@ SELECT coalesce(max(id), 0) FROM alerts;
 -- The states of the orders that open alerts are about.
 SELECT client_order_id, state FROM orders WHERE client_order_id = ANY($1::text[]);
 
+-- name: alert_models
+-- The language models that failed or have no place, and since when.
+SELECT name, state, state_at FROM ai_deployments WHERE state IN ('failed', 'unschedulable');
+
 -- name: alert_positions
 -- What is held in the symbols that open alerts are about.
 SELECT account_id, venue, symbol, instance FROM positions WHERE symbol = ANY($1::text[]) AND quantity <> 0;

@@ -58,6 +58,7 @@ class AlertFacts:
     exits: frozenset[AlertPlace] = frozenset()  # with an exit that no order was made of
     instances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # strategy instances in trouble
     nodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # language models that are not run
 
 
 Rule = Callable[[Mapping[str, Any], AlertFacts], bool]
@@ -110,6 +111,12 @@ def _is_together_again(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
 def _node_is_back(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     row = facts.nodes.get(str(alert["payload"].get("node") or alert["component"]))
     return row is None or row["state"] in WELL
+
+
+def _model_is_run(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
+    """Return whether its model is no longer in the state that the alert is about, or came into it once more."""
+    row = facts.models.get(str(alert["payload"].get("model")))
+    return row is None or alert["time"] < row["state_at"]
 
 
 def _is_known_again(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
@@ -174,6 +181,11 @@ ALERTS: Final[tuple[AlertEnd, ...]] = (
     AlertEnd("strategy.drift", "jobs", End.AGE),
     AlertEnd("forecast.drift", "scheduler", End.OWNER, "the version no longer drifts by it, or predicts no more"),
     AlertEnd("forecast.demoted", "scheduler", End.AGE),
+    AlertEnd("ai.failed", "monitor", End.ROWS, "the model is deployed again, or removed", _model_is_run),
+    AlertEnd(
+        "ai.unschedulable", "monitor", End.ROWS,
+        "the model has a place, is deployed again, or is removed", _model_is_run,
+    ),
     # portfolios
     AlertEnd("portfolio.run_automatic", "scheduler", End.AGE),
     AlertEnd("portfolio.approval", "scheduler", End.AGE),

@@ -88,4 +88,5 @@ async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime
         exits=frozenset(AlertPlace(**row) for row in exits),
         instances={row["id"]: dict(row) for row in await db.fetch("monitor.troubled_instances")},
         nodes={row["name"]: node_view(dict(row)) for row in await db.fetch("monitor.nodes")},
+        models={row["name"]: dict(row) for row in await db.fetch("monitor.alert_models")},
     )

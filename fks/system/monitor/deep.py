@@ -25,6 +25,7 @@ from fks.model.health import DEGRADED, DOWN, HEALTHY, UNKNOWN, Check
 from fks.model.timeframe import iso, to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.deployments import DeploymentStore
 from fks.store.jobs import SEARCHES
 from fks.system.monitor import measures, probes
 from fks.system.monitor.health import absent_reasons, owner_services
@@ -215,8 +216,10 @@ class DeepChecks:
         await self._registry.register_own(components, nodes)
         found = {}
         problems, states = ({c["name"]: c[key] for c in components} for key in ("problem", "state"))
-        for row in owner_services(components, iso(self._clock.now_ns())):
+        models = await DeploymentStore(self._db).all()
+        for row in owner_services(components, iso(self._clock.now_ns()), models=models):
             bad = [f"{name}: {problems[name]}" if problems[name] else name for name in row["unhealthy"]]
+            bad += row["because"]
             error = "; ".join(bad)[:500]
             is_starting = any(states[name] in _STARTING for name in row["unhealthy"])
             status = DEGRADED if row["status"] == DOWN and is_starting else row["status"]
@@ -311,7 +314,8 @@ async def overview(db: Database, clock: Clock, settings: Settings) -> dict[str, 
     registry = Registry(db)
     latest = {row["service"]: dict(row) for row in await db.fetch("registry.latest_checks", FRESH_S)}
     dependencies = await registry.dependencies()
-    own_services = owner_services(system["components"], timestamp, absent_reasons(settings))
+    models = await DeploymentStore(db).all()
+    own_services = owner_services(system["components"], timestamp, absent_reasons(settings), models)
     services = [{**row, "kind": "service"} for row in own_services]
     names = {row["name"] for row in services}
     services += [_external(row, latest.get(row["name"])) for row in await registry.list() if row["kind"] == "external"]

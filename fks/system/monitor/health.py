@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +13,14 @@ from fks.config.runtime import SUPERVISOR
 from fks.config.settings import Settings
 from fks.model.errors import OutageError
 from fks.model.health import DEGRADED, DOWN, HEALTHY, level
+from fks.model.minute import LastMinute
 from fks.model.ninja import BridgePlatform, LinkRecord, platform_of_key
 from fks.model.timeframe import iso
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.deployments import DeploymentStore
 from fks.store.ninja import NinjaStore
+from fks.system.monitor.language_models import model_health, model_problem
 from fks.system.monitor.measures import is_fresh
 from fks.system.monitor.status import FEED_MS, SILENT_MS, WELL, component_view
 
@@ -37,6 +39,8 @@ OWNER_SERVICES: dict[str, tuple[str, ...]] = {
 #: Those of them that may be off: they are registered and shown without a component, too.
 OPTIONAL = ("fks_ninja", "fks_meta")
 
+_MODELS = "inference"  # kind of the processes of language models
+
 #: How long the results of one check are shown.
 TTL_S = 1.0
 #: Age of the last committed write from which the database counts as down: on a full disk it still answers questions.
@@ -44,24 +48,19 @@ WRITE_AGE_MAX_S = 5.0
 
 
 class RequestRate:
-    """Counts requests of the last minute, to the second. Bounded: sixty numbers."""
+    """Counts requests of the last minute, to the second."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._seconds: deque[tuple[int, int]] = deque(maxlen=60)
+        self._minute = LastMinute()
 
     def note(self) -> None:
         """Count one request now."""
-        second = int(self._clock.monotonic())
-        if self._seconds and self._seconds[-1][0] == second:
-            self._seconds[-1] = (second, self._seconds[-1][1] + 1)
-        else:
-            self._seconds.append((second, 1))
+        self._minute.add(1, self._clock.monotonic())
 
     def per_minute(self) -> int:
         """Return how many requests the last sixty seconds saw."""
-        first = int(self._clock.monotonic()) - 59
-        return sum(count for second, count in self._seconds if second >= first)
+        return self._minute.total(self._clock.monotonic())
 
 
 class Health:
@@ -84,6 +83,7 @@ class Health:
         self._started = clock.monotonic()
         self._seen: tuple[float, dict[str, str], list[dict[str, Any]]] | None = None
         self._links: list[LinkRecord] = []
+        self._models: dict[str, str] = {}
         self._looking = asyncio.Lock()
 
     async def dependencies(self, db: Database | None, bus: Bus | None) -> dict[str, str]:
@@ -99,13 +99,17 @@ class Health:
         """Return the owner's health document of one of OWNER_SERVICES.
 
         Its dependencies are the database, Redis and the kinds of components that it became, each with the worst status
-        of its members. Without a component, or without the database, it is down; one that is off says why.
+        of its members; in place of the kind inference those of fks_ai are the deployments of language models, which
+        may have no process. Without a component, or without the database, it is down; one that is off says why.
         """
         shared, components = await self._checked(db, bus)
         dependencies = {name: shared[name] for name in ("database", "redis")}
         members = [c for c in components if kind_of(c) in OWNER_SERVICES[service]]
         for kind in sorted({kind_of(c) for c in members}):
             dependencies[kind] = status_of([c for c in members if kind_of(c) == kind])
+        if _MODELS in OWNER_SERVICES[service]:
+            dependencies.pop(_MODELS, None)
+            dependencies |= {f"{_MODELS}:{name}": status for name, status in self._models.items()}
         if not members and service in self._absent:
             dependencies |= dict.fromkeys(OWNER_SERVICES[service], f"{DOWN}: {self._absent[service]}")
         status = DOWN if not members or status_of(members) == DOWN else worst(dependencies)
@@ -144,6 +148,7 @@ class Health:
                 found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
                 components: list[dict[str, Any]] = []
                 self._links = []
+                models: dict[str, str] = {}
                 with contextlib.suppress(OutageError):
                     if bus is not None:
                         await bus.ping()
@@ -154,12 +159,14 @@ class Health:
                         rows = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
                         feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
                         self._links = await NinjaStore(db).links()
+                        models = {row["name"]: model_health(row) for row in await DeploymentStore(db).all()}
                         components = rows
                         found |= {"database": HEALTHY, "tree": tree_health(rows), "feeds": feeds_health(feeds)}
                 # before its first write this replica has proven nothing, and nothing is known to be wrong
                 age_s = min(self._written_age_s(), self._clock.monotonic() - self._started)
                 if age_s > WRITE_AGE_MAX_S:
                     found["database"] = DOWN
+                self._models = models
                 self._seen = (self._clock.monotonic(), found, components)
             return self._seen[1], self._seen[2]
 
@@ -212,11 +219,15 @@ def absent_reasons(settings: Settings) -> dict[str, str]:
 
 
 def owner_services(
-    components: list[dict[str, Any]], timestamp: str, absent: Mapping[str, str] = {}
+    components: list[dict[str, Any]],
+    timestamp: str,
+    absent: Mapping[str, str] = {},
+    models: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Return the components grouped under the owner's service names.
 
     A service without components is left out, unless it is one of `absent` (see `absent_reasons`): then it is down.
+    `models`: deployments of language models; one that is not healthy makes its service degraded at best.
     """
     found = []
     for service, prefixes in OWNER_SERVICES.items():
@@ -225,6 +236,11 @@ def owner_services(
             continue
         bad = [c["name"] for c in members if c["state"] not in WELL]
         status = status_of(members) if members else DOWN
+        because = [] if members else [absent[service]]
+        if _MODELS in prefixes:
+            problems = [f"{_MODELS}:{row['name']}: {problem}" for row in models if (problem := model_problem(row))]
+            status = DEGRADED if problems and status == HEALTHY else status
+            because += problems
         found.append(
             {
                 "id": service,
@@ -233,7 +249,7 @@ def owner_services(
                 "status": status,
                 "components": [c["name"] for c in members],
                 "unhealthy": bad,
-                "because": [] if members else [absent[service]],
+                "because": because,
                 "last_check": timestamp,
             }
         )

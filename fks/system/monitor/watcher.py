@@ -17,10 +17,12 @@ from fks.model.health import DOWN, Check, failed
 from fks.model.ports import Meter
 from fks.model.timeframe import to_datetime
 from fks.store.bus import ALERTS
+from fks.store.deployments import DeploymentStore
 from fks.store.metrics import TEXT, MetricStore
 from fks.store.nodes import PAGE_S, NodeStore
 from fks.system.monitor.alerts import NewAlerts, message_of, settle_what_is_over
 from fks.system.monitor.guard import Guard
+from fks.system.monitor.language_models import ModelMeter, deployed, process_snapshots
 from fks.system.process.metrics import TEXT_KEY, Merger
 from fks.system.process.self_checks import stuck_problems
 from fks.system.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S, Component
@@ -46,6 +48,8 @@ class Watcher:
         self._is_up: dict[str, bool | None] = {"database": None, "redis": None}  # None: before the first look
         self._database_up_s = component.clock.monotonic()  # not seen away since then
         self._nodes = NodeStore(component.db)
+        self._deployments = DeploymentStore(component.db)
+        self._models = ModelMeter(component.meter)
         self._new_alerts = NewAlerts(component.db)
         self._served: Set[str] = frozenset()  # parts of Ray Serve whose restarts were published last
         self._turned_s = component.clock.monotonic()  # the last turn of `_watch`
@@ -106,6 +110,7 @@ class Watcher:
             await self._check()
             await self._guard.call("alerts", self._update_alerts)
             await self._guard.call("served", self._count_served)
+            await self._guard.call("models", self._count_models)
             host_metrics(self._c.meter, self._c.paths.home)
             await self._guard.call("merge", self._merge)
             if look % _STATE_LOOKS == 0:
@@ -164,6 +169,17 @@ class Watcher:
                 self._c.meter.gauge("fks_serve_restarts", float(count), child=child)
             self._served = restarts.keys()
 
+    async def _count_models(self) -> None:
+        """Publish the states of language models, and take in the counts of their processes."""
+        if not self._is_up["database"]:
+            return
+        with contextlib.suppress(OutageError):
+            rows = await deployed(self._c.db)
+            self._models.set(rows)
+            for name, (pid, snapshot) in process_snapshots(rows).items():
+                self._merger.take(name, snapshot, pid)
+                self._seen[name] = (b"", self._c.clock.monotonic())
+
     async def _update_alerts(self) -> None:
         """Publish new alerts, and resolve those whose cause is over."""
         if not self._is_up["database"]:
@@ -178,6 +194,9 @@ class Watcher:
                 )
             for name in await self._nodes.forget_silent(self._c.settings.supervision.forget_s):
                 self._c.log.info("node.forgotten", node=name)
+            for model, has_failed in await self._deployments.raise_alerts():
+                event = "ai.failed" if has_failed else "ai.unschedulable"
+                self._c.log.warning(event, model=model, remedy="see 'fks ai models'")
             for message in await self._new_alerts.new():
                 await self._c.bus.publish(ALERTS, message)
             for alert in await settle_what_is_over(self._c.db, to_datetime(self._c.clock.now_ns())):

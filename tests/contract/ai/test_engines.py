@@ -105,6 +105,15 @@ async def test_prompt_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     await engine.close()
 
 
+async def test_word_as_long_as_a_request_does_not_end_the_process(tmp_path: Path) -> None:
+    """Some of llama.cpp's rules for words go one call deeper with each letter."""
+    engine = engine_of(deployed(write_model(tmp_path / "a.gguf", words_by="tekken"), context_size=2048))
+    await engine.load()
+    with pytest.raises(InputError, match="exceeds the available context"):
+        await engine.complete(asked(messages=of_user("a" * 2**18)))
+    await engine.close()
+
+
 async def test_cancelled_request_frees_its_slot_within_a_second(tmp_path: Path) -> None:
     engine = engine_of(deployed(write_model(tmp_path / "a.gguf", width=256, layers=4)))
     await engine.load()

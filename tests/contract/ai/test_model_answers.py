@@ -25,6 +25,7 @@ from tests.support.gateway import Running, hashes_of, running
 from tests.support.gguf_model import deployed, write_model
 from tests.support.hostile_documents import HOSTILE, LISTENER, send
 from tests.support.model_processes import Message, Processes, Writing
+from tests.support.model_processes import serve as serve_replicas
 from tests.support.waiting import until
 
 PAGE = "# Zebra policy\nStripes are counted by Quibbler.\n\n## Feeding\nZebras eat hay at noon.\n"
@@ -55,13 +56,7 @@ async def gateway(
 
 async def serve(db: Database, tmp_path: Path, replicas: int = 1, name: str = "noise") -> None:
     """Have a deployment whose replicas are ready."""
-    file = write_model(tmp_path / "noise.gguf")
-    await DeploymentStore(db).save(deployed(file, name, replicas=replicas), by="me")
-    for number in range(replicas):
-        await db.sql(
-            "INSERT INTO component_health (name, kind, state, beat_at) VALUES ($1, 'actor', 'ready', now() + '1 hour')",
-            f"inference:{name}:{number}",
-        )
+    await serve_replicas(db, deployed(write_model(tmp_path / "noise.gguf"), name, replicas=replicas), *range(replicas))
 
 
 def saying(answer: str, *quotes: str) -> Callable[[Message], Awaitable[Mapping[str, Any]]]:
@@ -465,8 +460,28 @@ async def test_commands_deploy_list_and_remove_models(
     assert (row["replicas"], row["context_size"], row["state"]) == (2, 4096, "starting")
     code, out, _ = await fks("ai", "models")
     assert (code, "noise" in out, "starting" in out) == (OK, True, True)
+    queue = InferenceQueue(Writing())
+    await seeded.sql(
+        "INSERT INTO component_health (name, kind, state, pid, node, beat_at, detail)"
+        " VALUES ('inference:noise:1', 'actor', 'ready', 7, 'gpu-1', now() + '1 hour', $1)",
+        {"memory_mb": 1234, **queue.detail(), "busy": 5678},
+    )
+    await seeded.sql(
+        "INSERT INTO actor_events (child, event, reason, payload)"
+        " VALUES ('inference:noise:0', 'exited', 'died: signal SIGKILL', '{\"how\": \"crash\"}')"
+    )
+    code, out, _ = await fks("ai", "models")
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    assert [each in lines["inference:noise:1"] for each in ("ready", "gpu-1", "1234", "0.0", "5678")] == [True] * 5
+    assert lines["inference:noise:0"].split()[1] == "absent"
+    assert lines["inference:noise:0"].endswith("died: signal SIGKILL")
     code, out, _ = await fks("ai", "models", "--json")
     assert json.loads(out)["schema"] == "fks.ai-models/1"
+    (listed,) = json.loads(out)["items"]
+    assert [(p["name"], p["tokens_s"]) for p in listed["processes"]] == [
+        ("inference:noise:0", None),
+        ("inference:noise:1", 0.0),
+    ]
     code, _, err = await fks("ai", "deploy", "far", "--engine", "ollama", "--model", "m", "--url", "http://8.8.8.8:1")
     assert (code, "documents would leave it" in err) == (USAGE, True)
     code, out, _ = await fks("ai", "doctor", "--json")

@@ -17,20 +17,20 @@ import openai
 import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from fks.ai.engines import engine_of
 from fks.ai.engines.deployment import Deployment
 from fks.ai.engines.port import Completion
 from fks.ai.engines.queue import InferenceQueue
 from fks.ai.schemas import FORMATS, check_schema, fits
+from fks.interfaces.api.routes.openai import ChatBody
 from fks.model.errors import InputError, OutageError
 from fks.store.db import Database
-from fks.store.deployments import DeploymentStore
 from fks.store.documents import DocumentStore
 from tests.support.gateway import Running, running
 from tests.support.gguf_model import deployed, write_model
-from tests.support.model_processes import Message, Processes, Writing, listening
+from tests.support.model_processes import Message, Processes, Writing, listening, serve
 from tests.support.waiting import until
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -42,7 +42,10 @@ FORM: Any = {
         "strict": True,
         "schema": {
             "type": "object",
-            "properties": {"side": {"enum": ["buy", "sell"]}, "size": {"type": "integer", "minimum": 1, "maximum": 99}},
+            "properties": {
+                "side": {"enum": ["buy", "sell"]},
+                "size": {"type": "integer", "minimum": 1, "maximum": 99, "default": 1.5},
+            },
             "required": ["side", "size"],
             "additionalProperties": False,
         },
@@ -81,16 +84,6 @@ def client_of(gateway: Running, token: str | None = None, retries: int = 0) -> A
     return AsyncOpenAI(
         base_url=f"{gateway.url}/v1", api_key=token or gateway.tokens["read"], max_retries=retries, timeout=30.0
     )
-
-
-async def serve(db: Database, wanted: Deployment, *ready: int) -> None:
-    """Have a deployment of which these replicas are ready."""
-    await DeploymentStore(db).save(wanted, by="me")
-    for number in ready:
-        await db.sql(
-            "INSERT INTO component_health (name, kind, state, beat_at) VALUES ($1, 'actor', 'ready', now() + '1 hour')",
-            wanted.child(number),
-        )
 
 
 @pytest.fixture
@@ -137,6 +130,7 @@ async def test_stream_is_of_server_sent_events_that_end_with_done(gateway: Runni
     async with gateway.client("read") as plain:
         answer = await plain.post("/v1/chat/completions", json={**CHAT, "stream": True})
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-store", "no")
         *events, done, rest = answer.text.split("\n\n")
         assert (done, rest) == ("data: [DONE]", "")
         assert all("usage" not in json.loads(event.removeprefix("data: ")) for event in events)
@@ -162,6 +156,12 @@ async def test_text_has_the_form_that_was_asked_for(client: AsyncOpenAI, noise: 
     order = json.loads(found.message.content or "")
     assert (set(order), order["side"] in ("buy", "sell"), 1 <= order["size"] <= 99) == ({"side", "size"}, True, True)
 
+    for less, reason in (({"max_tokens": 3}, "length"), ({"stop": [","]}, "stop")):  # then it is no whole JSON
+        cut = (await client.chat.completions.create(**asked | less, response_format=FORM)).choices[0]
+        assert cut.finish_reason == reason
+        assert (cut.message.content or "") == (found.message.content or "")[: len(cut.message.content or "")]
+        assert "}" not in (cut.message.content or "")
+
     class Order(BaseModel):
         side: str
         sizes: list[int]
@@ -186,7 +186,16 @@ def message_of(**fields: Any) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in Completion.__slots__}
 
 
-def test_schemas_that_an_engine_may_not_keep_are_refused() -> None:
+def doubled(steps: int) -> dict[str, Any]:
+    """Return a schema of a number, or of a text that is found after 2^steps looks."""
+    known = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(steps)} | {
+        f"a{steps}": {"const": "x"}
+    }
+    return {"anyOf": [{"$ref": "#/$defs/a0"}, {"type": "integer"}], "$defs": known}
+
+
+def test_schemas_that_an_engine_may_not_keep_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fks.ai.schemas.STEPS_MAX", 3_000)
     deep: dict[str, Any] = {"type": "string"}
     for _ in range(30):
         deep = {"type": "object", "properties": {"a": deep}, "$defs": {"b": {"type": "null"}}}
@@ -200,11 +209,18 @@ def test_schemas_that_an_engine_may_not_keep_are_refused() -> None:
         "leads nowhere": {"$ref": "#/$defs/a"},
         "'uri'": {"additionalProperties": {"format": "uri"}},
         "longer than": {"enum": ["a" * 20_000]},
+        "10000 together": {"minItems": 6_000, "items": {"maxItems": 6_000}},
+        "of 64 bits": {"properties": {"a": {"exclusiveMaximum": 1e30}}},
+        "'a%20b'": {"$ref": "#/$defs/a%20b", "$defs": {"a%20b": {}}},
+        "'Größe'": {"$ref": "#/$defs/Größe", "$defs": {"Größe": {}}},
     }
     for reason, schema in cases.items():
         with pytest.raises(InputError, match="cannot be kept") as refused:
             check_schema(schema)
         assert (reason in str(refused.value), refused.value.code) == (True, "AI_SCHEMA"), refused.value
+    for steps in (8, 30):  # each reference doubles them
+        check_schema(doubling := doubled(steps))
+        assert fits("1", doubling) is (steps == 8)
     endless = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}
     check_schema(endless)
     assert not fits("1", endless)
@@ -324,6 +340,7 @@ async def test_errors_have_openais_form_and_status(
             ("POST", "/v1/chat/completions", b"[]", 400),
             ("POST", "/v1/nothing", b"{}", 404),
             ("PUT", "/v1/models", b"{}", 405),
+            ("PUT", "/api/v1/v1/models", b"{}", 405),
             ("POST", "/v1/chat/completions", b" " * 300_000, 413),
             ("POST", "/v1/embeddings", b"[]", 400),
         ):
@@ -331,6 +348,14 @@ async def test_errors_have_openais_form_and_status(
             assert (found.status_code, found.headers["content-type"]) == (status, "application/json"), path
             assert set(found.json()["error"]) == {"message", "type", "param", "code"}
             assert found.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_one_wrong_message_of_many_is_reported() -> None:
+    """An error for each of them would keep the loop of the gateway for a second."""
+    for wrong in ([0] * 1_000, [{"role": "user", "content": [0] * 1_000}]):
+        with pytest.raises(ValidationError) as found:
+            ChatBody.model_validate({"model": "noise", "messages": wrong})
+        assert found.value.error_count() <= 2
 
 
 async def test_limits_of_requests_are_those_of_the_gateway(
@@ -409,6 +434,10 @@ async def test_tokens_are_sent_as_they_are_written(client: AsyncOpenAI, processe
     assert (await anext(stream)).choices[0].delta.content == "two"
     engine.go.set()
     assert [chunk.choices[0].finish_reason async for chunk in stream] == ["stop"]
+    tasks = asyncio.all_tasks()  # the connection is open
+    stream = await client.chat.completions.create(**CHAT, stream=True)
+    assert [chunk async for chunk in stream]
+    await until(lambda: asyncio.all_tasks() <= tasks)  # nothing goes on to look for text
 
 
 async def test_busy_replicas_answer_503_and_the_package_tries_again(
@@ -444,11 +473,21 @@ async def test_process_that_dies_before_a_token_is_replaced_by_another(
         assert (await client.chat.completions.create(**CHAT)).choices[0].message.content == "hi"
         stream = await client.chat.completions.create(**CHAT, stream=True)
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "hi"
-    processes.by_child = dict.fromkeys(two, gone)
+    limits: list[float] = []
+
+    async def slowly_gone(message: Message) -> Mapping[str, Any]:
+        limits.append(message["timeout_s"])
+        await asyncio.sleep(0.05)
+        return await gone(message)
+
+    processes.by_child = dict.fromkeys(two, slowly_gone)
+    processes.called.clear()
     with pytest.raises(openai.InternalServerError) as ended:
-        await client.chat.completions.create(**CHAT)
+        await client.with_options(max_retries=2).chat.completions.create(**CHAT)
+    assert sorted(processes.called) == two, "a request that ended two processes is not repeated"
     assert (ended.value.status_code, ended.value.code) == (503, "ai_ended")
     assert ended.value.response.headers["retry-after"] == "1"
+    assert limits[0] > limits[1] + 0.04 > 0.04, "the second process has the time that the first one left"
 
 
 async def test_process_that_dies_after_a_token_ends_the_stream_with_an_error(
@@ -581,7 +620,12 @@ async def test_servers_behind_a_url_stream_their_tokens(
         for parts in (STREAMS[engine], [whole[n : n + 1] for n in range(len(whole))]):
             upstream.parts = parts
             stream = await client.chat.completions.create(
-                **CHAT, stream=True, stream_options={"include_usage": True}, top_p=0.5, seed=4, stop="x"
+                **CHAT | {"messages": [{"role": "developer", "content": "Be short."}, *HELLO]},
+                stream=True,
+                stream_options={"include_usage": True},
+                top_p=0.5,
+                seed=4,
+                stop=["x", ""],
             )
             chunks = [chunk async for chunk in stream]
             choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
@@ -592,11 +636,56 @@ async def test_servers_behind_a_url_stream_their_tokens(
             assert {chunk.system_fingerprint for chunk in chunks} == {None}
         sent = upstream.bodies[-1]
         options = sent.get("options", sent)
-        assert (sent["stream"], sent["messages"], options["top_p"], options["seed"]) == (True, HELLO, 0.5, 4)
+        assert sent["messages"] == [{"role": "system", "content": "Be short."}, *HELLO]
+        assert (sent["stream"], options["top_p"], options["seed"]) == (True, 0.5, 4)
         assert (options["stop"], options["temperature"]) == (["x"], 0)
         assert options.get("max_tokens", options.get("num_predict")) == 8
         assert "response_format" not in sent
         assert "format" not in sent
+
+
+def whole_of(engine: str, text: Any, tokens: int) -> list[bytes]:
+    """Return the answer of a server to a chat that is not streamed."""
+    if engine == "ollama":
+        found: Any = ollama(text, **ENDED | {"eval_count": tokens})
+    else:
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        found = {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": tokens}}
+    return [json.dumps(found).encode()]
+
+
+@pytest.mark.parametrize("engine", sorted(STREAMS))
+async def test_texts_and_counts_of_servers_that_are_none(
+    client: AsyncOpenAI, seeded: Database, processes: Processes, upstream: Upstream, engine: str
+) -> None:
+    halves = {  # of one sign, which some servers send apart, and of none
+        "openai_compatible": sse(delta("a\ud83d"), delta("\ude00b"), delta("\ud83d"), delta(reason="stop"), USED),
+        "ollama": [
+            json.dumps(ollama(part, **more)).encode() + b"\n"
+            for part, more in (("a\ud83d", {}), ("\ude00b", {}), ("\ud83d", {}), ("", ENDED))
+        ],
+    }
+    async with behind(upstream, engine, seeded, processes):
+        upstream.parts = halves[engine]
+        stream = await client.chat.completions.create(**CHAT, stream=True)
+        parts = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+        assert "".join(parts) == "a\U0001f600b\ufffd"
+        for text, expected in (("a\ud83d\ude00\ud83d", "a\U0001f600\ufffd"), (None, "")):
+            upstream.parts = whole_of(engine, text, 3)
+            assert (await client.chat.completions.create(**CHAT)).choices[0].message.content == expected
+        for tokens in (10**30, -1):
+            upstream.parts = whole_of(engine, "a", tokens)
+            assert (await client.chat.completions.create(**CHAT)).usage is None
+        upstream.parts = whole_of(engine, {"a": 1}, 3)
+        with pytest.raises(openai.InternalServerError) as failed:
+            await client.chat.completions.create(**CHAT)
+        assert (failed.value.status_code, failed.value.code) == (502, "ai_failed")
+        lengths = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"minLength": 3.0, "default": 1.5}}}
+        upstream.parts = whole_of(engine, '"abc"', 3)
+        await client.chat.completions.create(**CHAT | {"response_format": lengths})
+        sent = upstream.bodies[-1]
+        kept = sent["format"] if engine == "ollama" else sent["response_format"]["json_schema"]["schema"]
+        assert json.dumps(kept) == '{"minLength": 3, "default": 1.5}'
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from fks.interfaces.api.query import Admin, Body, BodyOf, Gate, Reader
 from fks.interfaces.api.routing import Router
 from fks.model.errors import not_found, unprocessable
 from fks.model.timeframe import NS, to_ns
-from fks.store.deployments import DeploymentStore, Predicted
+from fks.store.deployments import Predicted
 from fks.store.deployments import deploy as deploy_row
 from fks.store.deployments import undeploy as undeploy_row
 from fks.store.forecasts import ForecastStore
+from fks.system.monitor.language_models import deployed
 
 router = Router(tags=["language models"])
 
@@ -71,8 +72,10 @@ class DeploymentBody(Body):
 @router.get("/ai/deployments")
 async def deployments(gate: Gate, caller: Reader) -> ExactJson:
     """List the language models with their states: starting, serving, waiting, unschedulable or failed, with the
-    reason."""
-    return ExactJson({"items": await DeploymentStore(gate.db).all()})
+    reason. `processes`: of each replica the state and node, its memory, open requests (`working`, `waiting`), tokens a
+    second over the last minute, the counts since it began, and its last death; figures are null while it reports
+    none."""
+    return ExactJson({"items": await deployed(gate.db)})
 
 
 @router.post("/ai/deployments", status_code=201)
@@ -99,7 +102,7 @@ async def deploy(gate: Gate, caller: Admin, body: BodyOf[DeploymentBody]) -> Exa
             )
         wanted = replace(wanted, sha256=digest, size_bytes=size)
     await deploy_row(gate.db, wanted, predicted, by=caller.name)
-    row = next(row for row in await DeploymentStore(gate.db).all() if row["name"] == wanted.name)
+    row = next(row for row in await deployed(gate.db) if row["name"] == wanted.name)
     if predicted is not None:
         from fks.research.jobs.predictions import submit_history
 

@@ -25,9 +25,9 @@ from fks.interfaces.api.problems import of_model, openai_error, problem_of
 from fks.interfaces.api.query import BodyOf, Gate, JsonObject, Reader
 from fks.interfaces.api.routes.documents import EmbeddingBody, as_json, embedded
 from fks.interfaces.api.routing import Router, takes
-from fks.interfaces.entry.replicas import SentText, ServedModel
+from fks.interfaces.entry.replicas import AllEndedError, SentText, ServedModel
 from fks.model.errors import FksError, InputError, OutageError, PeerError, Problem, not_found
-from fks.model.untrusted import number_of
+from fks.model.untrusted import number_of, whole_of
 
 router = Router(tags=["OpenAI's interface"])
 
@@ -61,7 +61,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
 
 
 class StreamOptions(BaseModel):
@@ -76,7 +76,8 @@ class ChatBody(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     model: str = Field(max_length=200, description="a deployment: see GET /v1/models")
-    messages: list[ChatMessage] = Field(min_length=1)
+    # an error for each of 100,000 wrong messages would take a second from all callers
+    messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31, description="default: as many as fit")
     max_tokens: int | None = Field(None, ge=1, lt=2**31, description="the older name of max_completion_tokens")
     temperature: float | None = Field(None, ge=0, le=2, description="default: the engine's")
@@ -126,7 +127,10 @@ async def _written(gate: Replica, served: ServedModel, asked: Completion, sent: 
         done = await gate.models.complete(served, asked, sent)
     except OutageError as error:
         code = "AI_BROKEN_OFF" if sent is not None and sent.length else "AI_ENDED"
-        raise Problem(503, code, error.message, remedy="try again", headers={"Retry-After": "1"}) from None
+        headers = {"Retry-After": "1"}
+        if isinstance(error, AllEndedError):
+            headers["X-Should-Retry"] = "false"  # repeated it could end them again
+        raise Problem(503, code, error.message, remedy="try again", headers=headers) from None
     except PeerError as error:
         raise _failed("AI_FAILED", error.message) from None
     if sent is not None:
@@ -258,7 +262,10 @@ def _plain(value: Any) -> Any:
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_plain(one) for one in value]
-    return number_of(value) if isinstance(value, Decimal) else value
+    if not isinstance(value, Decimal):
+        return value
+    # engines ignore a length of 3.0
+    return whole_of(value) if value == value.to_integral_value() else number_of(value)
 
 
 def _unsupported(param: str, message: str) -> Problem:

@@ -107,6 +107,53 @@ async def test_each_service_answers_in_the_health_protocol(gateway: Running, see
     assert 59 <= found["fks_data"]["metadata"]["uptime_seconds"] < 90
 
 
+async def test_language_models_are_dependencies_of_fks_ai(gateway: Running, seeded: Database) -> None:
+    """A model without a process is degraded, too. The document needs no token, so it has no reason and no path."""
+    await seeded.sql(
+        "INSERT INTO component_health (name, kind, state, beat_at, since) VALUES"
+        " ('inference:small:0','actor','ready',now() + interval '1 hour',now()),"
+        " ('inference:half:0','actor','ready',now() + interval '1 hour',now())"
+    )
+    await seeded.sql(
+        "INSERT INTO ai_deployments (name, engine, model, context_size, replicas, state, reason) VALUES"
+        " ('small','llama_cpp','/m/a.gguf',8192,1,'wanted',''), ('half','llama_cpp','/m/a.gguf',8192,2,'wanted',''),"
+        " ('broken','llama_cpp','/m/a.gguf',8192,1,'failed','PeerError: no model'),"
+        " ('fast','llama_cpp','/m/a.gguf',8192,1,'unschedulable','no GPU'),"
+        " ('soon','llama_cpp','/m/a.gguf',8192,1,'waiting','no GPU yet')"
+    )
+
+    async def found() -> dict[str, Any]:
+        async with gateway.client(None) as client:
+            answer = await client.get("/fks_ai/health")
+        assert (answer.status_code, "no model" in answer.text, "gguf" in answer.text) == (200, False, False)
+        return answer.json()
+
+    body = await found()
+    assert body["dependencies"] == {
+        **dict.fromkeys(("database", "redis", "gateway", "inference:small"), "healthy"),
+        **dict.fromkeys((f"inference:{name}" for name in ("half", "broken", "fast", "soon")), "degraded"),
+    }
+    assert body["status"] == "degraded"
+    async with gateway.client() as client:
+        service = (await client.get("/monitor/api/health/fks_ai/")).json()
+        checks = (await client.post("/monitor/api/check/")).json()["checks"]
+    problems = [
+        "inference:broken: failed: PeerError: no model",
+        "inference:fast: unschedulable: no GPU",
+        "inference:half: 1 of 2 processes ready",
+        "inference:soon: waiting: no GPU yet",
+    ]
+    assert (service["status"], service["because"]) == ("degraded", problems)
+    check = next(row for row in checks if row["service"] == "fks_ai")
+    assert (check["status"], check["error"]) == ("degraded", "; ".join(problems))
+    await seeded.sql("DELETE FROM ai_deployments WHERE name <> 'small'")
+
+    async def is_healthy() -> bool:  # the result of a check is shown for a second
+        return (await found())["status"] == "healthy"
+
+    await until(is_healthy)
+
+
 async def test_ready_follows_health_and_that_of_ninja_has_its_own_field(gateway: Running, seeded: Database) -> None:
     await _components(seeded)
     async with gateway.client(None) as client:

@@ -90,7 +90,7 @@ async def test_every_read_of_this_host_is_answered_and_changes_nothing(
                 assert (answer.status_code, answer.json()["code"]) == (403, "SCOPE_MISSING"), path
             assert "ratelimit-limit" not in answer.headers or scope == OPEN, path
             asked += scope == "read"
-        assert asked == 105
+        assert asked == 107
         assert await hashes_of(seeded) == before
 
 

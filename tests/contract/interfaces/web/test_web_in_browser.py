@@ -22,7 +22,7 @@ from tests.support.programs import leave_out
 from tests.support.users import PASSWORD, code_of
 from tests.support.waiting import until
 from tests.support.web import Web, make_user
-from tests.support.web_rows import Rows, add_forecasts, populate
+from tests.support.web_rows import Rows, add_forecasts, add_language_models, populate
 
 ROOT = Path(__file__).parents[4]
 AXE = ROOT / ".web-packages" / "node_modules" / "axe-core" / "axe.min.js"
@@ -340,6 +340,7 @@ _SIDEWAYS = """[...document.querySelectorAll('.table-responsive')].filter(e => e
 
 async def test_tables_on_a_phone_show_every_column_important_ones_first(web: Web, database: Database) -> None:
     rows = await populate(database)
+    await add_language_models(database)
     await make_user(web, "ann", "read")
     faults = {}
     async with page() as tab:
@@ -367,6 +368,7 @@ async def test_tables_on_a_phone_show_every_column_important_ones_first(web: Web
 async def test_every_page_is_accessible_in_both_themes(web: Web, database: Database) -> None:
     """axe-core finds nothing serious, nothing is wider than a phone, and the pictures of the docs are made."""
     rows = await populate(database)
+    await add_language_models(database)
     secret = await make_user(web, "root", "admin")
     axe = AXE.read_text()
     faults: list[str] = []

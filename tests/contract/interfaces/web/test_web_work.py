@@ -16,7 +16,7 @@ from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database
 from tests.support.users import PASSWORD, add_user, code_of
 from tests.support.web import Web, csrf_of, log_in, make_user
-from tests.support.web_rows import add_forecasts
+from tests.support.web_rows import add_forecasts, add_language_models
 
 HOSTILE = '<img src=x onerror="window.hacked=1">{{7777*3}}'
 TREE = {
@@ -316,7 +316,29 @@ async def test_models_and_forecasts_are_listed(web: Web, seeded: Database) -> No
         shown = (await browser.get("/app/models")).text
     assert ">net</th>" in shown
     assert ("by &lt;img src=x" in shown, "drifts" in shown) == (True, True)
+    assert "inference:small:0" in shown
     assert ("<img" in shown, "&lt;img src=x" in shown, "failed" in shown) == (False, True, True)
+
+
+async def test_page_models_shows_each_process_and_how_to_serve_one(web: Web, seeded: Database) -> None:
+    async with web.client() as browser:
+        await administrator(web, browser)
+        assert "fks ai deploy NAME --file MODEL.gguf" in (await browser.get("/app/models")).text
+        await add_language_models(seeded, HOSTILE)
+        shown = (await browser.get("/app/models")).text
+        navigation = (await browser.get("/app/documents")).text
+    assert 'href="/app/models"' in navigation
+    assert ("<img" in shown, "&lt;img src=x" in shown, "23331" in shown) == (False, True, False)
+    rows = [re.sub(r"<[^>]+>|\s+", " ", row) for row in re.findall(r"<tr>.*?</tr>", shown, flags=re.DOTALL)]
+    cells = {row.split()[0]: " ".join(row.split()) for row in rows if row.split()}
+    assert "small answer llama_cpp /models/small.gguf serving since" in cells["small"]
+    assert "1&nbsp;of&nbsp;2" in cells["small"]
+    assert "remote answer ollama llama3 at http://127.0.0.1:11434 starting" in cells["remote"]
+    assert "failed &lt;img src=x" in cells["broken"]
+    first = "inference:small:0 ready gpu-1 1,843 2 1 31.4 120 3 1 0"
+    assert cells["inference:small:0"].startswith(first), cells["inference:small:0"]
+    assert cells["inference:small:1"].endswith("died: signal 9 (SIGKILL)"), cells["inference:small:1"]
+    assert cells["inference:small:1"].startswith("inference:small:1 down gpu-1 \N{EM DASH} \N{EM DASH}")
 
 
 async def test_a_key_that_is_typed_is_shown_nowhere_and_a_wrong_one_is_not_stored(web: Web, seeded: Database) -> None:

@@ -77,6 +77,9 @@ class Child:
     async def stop(self) -> None:
         self.steps.append("stop")
 
+    async def call(self, message: Mapping[str, Any]) -> Mapping[str, object]:
+        raise message["error"]
+
     def detail(self) -> Mapping[str, object]:
         return {"steps": len(self.steps)}
 
@@ -166,6 +169,19 @@ async def test_failed_self_check_degrades_and_is_shown_with_its_age(
     lines = [json.loads(line) for line in (home.logs / "child-1.jsonl").read_text().splitlines()]
     logged = [(line["event"], line["kind"]) for line in lines if line["event"].startswith("check.")]
     assert logged == [("check.failed", "queue"), ("check.recovered", "queue")]
+
+
+async def test_unexpected_error_of_a_call_is_logged_and_the_child_goes_on(
+    home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with living(home, monkeypatch) as shell:
+        for error in (OutageError("the server is away"), RuntimeError("a fault")):
+            with pytest.raises(type(error)):
+                await shell.call({"error": error})
+        assert (await shell.health())["state"] == "ready"
+    lines = [json.loads(line) for line in (home.logs / "child-1.jsonl").read_text().splitlines()]
+    (logged,) = [line for line in lines if line["event"] == "actor.call_failed"]
+    assert (logged["error"], "raise message" in logged["traceback"]) == ("RuntimeError: a fault", True)
 
 
 async def test_memory_above_the_ceiling_is_a_problem_that_a_restart_mends(

@@ -176,21 +176,28 @@ async def test_a_refusal_for_another_reason_closes_nothing(rig: Rig, audited: No
 
 @pytest.mark.parametrize("kind", ["exit", "kill"])
 async def test_an_exit_or_kill_beside_a_close_sells_nothing_twice(idle: Rig, audited: None, kind: str) -> None:
-    """The close has no answer when the other one begins."""
+    """The close has executed, and nothing shows it until the other one has begun."""
     idle.venue.locks_base = True
     idle.venue.script.extend(["ok", "refuse:-2010:would_trigger", "unheard"])
     rig = await idle.start()
+    rig.venue.streams_fills, rig.venue.history_hidden, rig.venue.outages["query"] = False, True, 1_000_000
     await rig.outcome(await rig.signal(stop_loss=D(90)))
-    await until(lambda: len(rig.venue.received) >= 3)
+    (close,) = await until(lambda: rig.venue.by_role("sl"))
+    await rig.becomes(close.order.client_order_id, State.UNKNOWN)
     if kind == "exit":
         await rig.signal(Kind.EXIT)
+        await until(lambda: rig.db.sql("SELECT 1 FROM orders WHERE role = 'sl' AND request = 'cancel_wanted'"))
     else:
         rig.killed = True
         await rig.bus.publish("fks.kill", {"type": "kill"})
+        await until(lambda: rig.service.cache.is_killed)
+    assert await rig.state(close.order.client_order_id) is State.UNKNOWN
+    rig.venue.history_hidden, rig.venue.outages["query"] = False, 0
     await until(lambda: rig.position_is(D(0)), deadline_s=10)
     sold = [trade.quantity for trade in rig.venue.trades if trade.side is Side.SELL]
     assert sum(sold) == D("9.99")
     assert_once(rig.venue.received)
+    assert len(rig.venue.received) == 3, "the venue would have refused a second sale"
 
 
 async def test_a_passed_stop_of_one_entry_leaves_the_other_entry_its_stop(rig: Rig, audited: None) -> None:
@@ -215,14 +222,19 @@ async def test_a_backup_of_before_the_close_sells_nothing_twice(rig: Rig) -> Non
     """The next id of the entry's legs is the close's: the venue is asked about it first."""
     rig.venue.script.extend(["ok", "refuse:-2010:would_trigger"])
     await rig.outcome(await rig.signal(stop_loss=D(90)))
-    await until(lambda: rig.position_is(D(0)))
+    assert await closed(rig) == [("sl", "market")]  # before its entry is booked the position is 0 as well
+    assert await rig.position_is(D(0))
     await rig.crash()
-    ids = [held.order.client_order_id for held in rig.venue.by_role("sl") if held.order.type is OrderType.MARKET]
+    ids = [held.order.client_order_id for held in rig.venue.by_role("sl")]
+    assert len(ids) == 1
+    rig.venue.queried.clear()
     for table in ("order_events", "trades", "orders"):
         await rig.db.sql(f"DELETE FROM {table} WHERE client_order_id = ANY($1::text[])", ids)
     await rig.db.sql("UPDATE positions SET quantity = 9.99, average_price = 100")
+    assert await rig.position_is(D("9.99"))
     await rig.restart(ask_before_ns=RealClock().now_ns())
     await until(lambda: rig.position_is(D(0)), deadline_s=10)
+    assert ids[0] in rig.venue.queried
     assert rig.venue.totals["BTC"] == 0
     assert_once(rig.venue.received)
     assert await legs(rig) == [("sl", "stop", "REJECTED"), ("sl", "market", "FILLED")]

@@ -38,7 +38,7 @@ def test_every_problem_code_is_documented_and_none_is_a_denial_code() -> None:
         text = file.read_text()
         found |= set(re.findall(r'code="([A-Z_]+)"', text))
         found |= set(re.findall(r'\b(?:invalid|not_found|conflict|unprocessable)\(\s*"([A-Z_]+)"', text))
-        found |= set(re.findall(r'(?:Problem|document)\(\s*\d+, "([A-Z_]+)"', text))
+        found |= set(re.findall(r'(?:Problem|document)\(\s*\d+,\s*"([A-Z_]+)"', text))
         found |= set(re.findall(r'_bad\([^\n]*"([A-Z_]+)"\)$', text, flags=re.MULTILINE))
     assert len(found) > 25
     assert found - PROBLEMS.keys() - set(Code) == set()

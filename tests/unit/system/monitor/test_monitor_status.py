@@ -103,3 +103,11 @@ async def test_the_rate_is_of_the_last_minute() -> None:
     assert rate.per_minute() == 4
     await clock.advance(31)
     assert rate.per_minute() == 1
+    for _ in range(100):
+        await clock.advance(1)
+        rate.note()
+    assert rate.per_minute() == 60
+    await clock.advance(59)
+    assert rate.per_minute() == 1
+    await clock.advance(1)
+    assert rate.per_minute() == 0

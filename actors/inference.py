@@ -1,4 +1,4 @@
-"""Actor of a language model: one replica, one process, no credential."""
+"""Actor of a model: one replica, one process, no credential."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fks.system.runtime import IsolatedComponent
 
 
 class InferenceActor:
-    """Serves the model of its deployment to the gateway.
+    """Serves the model of its deployment to the gateway, the scheduler and jobs.
 
     Hard state: none. Soft state: the model, and the requests at work. Guarantees: none beyond each answer's own; it
     reads no table and writes none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fks.ai.engines.port import InferenceCall
 from fks.interfaces.entry.rebalancing import RebalanceDriver, RebalanceTrigger
 from fks.interfaces.entry.reporting import PortfolioReports
 from fks.research.jobs.scheduler import EndJob, RunJob, Scheduler
@@ -9,12 +10,19 @@ from fks.system.runtime import Component
 
 
 class SchedulerActor(Scheduler):
-    """One `Scheduler`; `run_job` runs a claimed job in a process of its own, `end_job` ends that process."""
+    """One `Scheduler`; `run_job` runs a claimed job in a process of its own, `end_job` ends that process, `inference`
+    asks the process of a model."""
 
     MODULES = ("fks.research.jobs.schedule", "fks.store.jobs")
 
     def __init__(
-        self, component: Component, args: tuple[str, ...], *, run_job: RunJob, end_job: EndJob | None = None
+        self,
+        component: Component,
+        args: tuple[str, ...],
+        *,
+        run_job: RunJob,
+        end_job: EndJob | None = None,
+        inference: InferenceCall | None = None,
     ) -> None:
         c = component
         driver = RebalanceDriver(c.db, c.bus, c.clock, c.settings, c.log, c.lease)
@@ -28,7 +36,7 @@ class SchedulerActor(Scheduler):
             await reports.look()
             return advanced
 
-        super().__init__(component, run_job, end_job, advance)
+        super().__init__(component, run_job, end_job, advance, inference)
 
     async def start(self) -> None:
         """Nothing to open."""

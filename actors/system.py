@@ -625,5 +625,5 @@ def ports_of(role: str, component: Component | IsolatedComponent) -> dict[str, A
         return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component, gpus)}
     if role == "scheduler":
         processes = JobProcesses()
-        return {"run_job": processes.run, "end_job": processes.end}
+        return {"run_job": processes.run, "end_job": processes.end, "inference": call_child}
     return {}

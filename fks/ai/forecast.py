@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol, Self
 
 import numpy as np
 import orjson
@@ -92,7 +92,56 @@ _DEFAULT_FEATURES = (
 )
 
 
-class ForecastSpec(BaseModel):
+class MarketSpec(BaseModel):
+    """The name of a model, which is that of its column, and the bars that it predicts. A base of other specs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: str
+    symbols: tuple[str, ...] = Field(min_length=1, max_length=50)
+    exchange: str | None = Field(None, max_length=64)
+    timeframe: str = "1h"
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if _NAME.fullmatch(name) is None:
+            raise ValueError("use up to 32 small letters, digits and _, a letter first")
+        return name
+
+    @model_validator(mode="after")
+    def _of_bars(self) -> Self:
+        check_timeframe(self.timeframe)
+        if not TIMEFRAMES[self.timeframe]:
+            raise ValueError(f"{self.timeframe} has no fixed length")
+        if len(set(self.symbols)) < len(self.symbols):
+            raise ValueError("symbols differ")
+        return self
+
+    @property
+    def bar_ns(self) -> int:
+        return TIMEFRAMES[self.timeframe] * NS
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values, from which it can be made again."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class HasFeatures(Protocol):
+    """A spec whose model reads features of bars."""
+
+    @property
+    def features(self) -> tuple[FeatureSpec, ...]: ...
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    """Return a moment of a spec in UTC, which one without a zone is in."""
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class ForecastSpec(MarketSpec):
     """A model of forecasts, and the bars that train it.
 
     `label`: the return over `horizon` bars; its direction (-1, 0, 1); or `triple_barrier`: the first barrier that is
@@ -103,12 +152,6 @@ class ForecastSpec(BaseModel):
     name of an installed one, which reads its `trainer_params`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    name: str
-    symbols: tuple[str, ...] = Field(min_length=1, max_length=50)
-    exchange: str | None = Field(None, max_length=64)
-    timeframe: str = "1h"
     start: datetime | None = Field(None, alias="from")
     end: datetime | None = Field(None, alias="to")
     features: tuple[FeatureSpec, ...] = Field(_DEFAULT_FEATURES, min_length=1, max_length=200)
@@ -125,31 +168,14 @@ class ForecastSpec(BaseModel):
     trees: int = Field(100, ge=1, le=10_000)
     seed: int = Field(1, ge=0, le=2**31 - 1)
 
-    @field_validator("name")
-    @classmethod
-    def _named(cls, name: str) -> str:
-        if _NAME.fullmatch(name) is None:
-            raise ValueError("use up to 32 small letters, digits and _, a letter first")
-        return name
-
-    @field_validator("start", "end")
-    @classmethod
-    def _utc(cls, moment: datetime | None) -> datetime | None:
-        if moment is None:
-            return None
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    _utc = field_validator("start", "end")(utc)
 
     @model_validator(mode="after")
     def _consistent(self) -> ForecastSpec:
-        check_timeframe(self.timeframe)
-        if not TIMEFRAMES[self.timeframe]:
-            raise ValueError(f"{self.timeframe} has no fixed length")
         if list(self.quantiles) != sorted(set(self.quantiles)) or not 0 < self.quantiles[0] < self.quantiles[-1] < 1:
             raise ValueError("quantiles grow, between 0 and 1")
         if self.purge is not None and self.purge < self.horizon:
             raise ValueError(f"purge ({self.purge}) must be at least the horizon ({self.horizon})")
-        if len(set(self.symbols)) < len(self.symbols):
-            raise ValueError("symbols differ")
         if self.trainer == BUILTIN and self.trainer_params:
             raise ValueError(f"trainer_params are for other trainers than {BUILTIN}, which takes trees")
         if not all(isinstance(value, str) or abs(value) < 2**63 for value in self.trainer_params.values()):
@@ -162,21 +188,13 @@ class ForecastSpec(BaseModel):
         return (self.horizon if self.purge is None else self.purge) + self.embargo
 
     @property
-    def bar_ns(self) -> int:
-        return TIMEFRAMES[self.timeframe] * NS
-
-    @property
     def bars(self) -> int:
         """Return how many bars a prediction needs."""
         return max(one.bars for one in self.features)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as JSON values, from which it can be made again."""
-        return self.model_dump(mode="json", by_alias=True)
-
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────
-def features(bars: Bars, spec: ForecastSpec) -> Floats:
+def features(bars: Bars, spec: HasFeatures) -> Floats:
     """Return the features of bars; row i uses the bars up to i, and is NaN where there are too few.
 
     Shapes: (len(bars), number of features). Errors: InputError of an indicator.
@@ -194,7 +212,7 @@ def features(bars: Bars, spec: ForecastSpec) -> Floats:
     return found
 
 
-def inputs_hashes(x: Floats, spec: ForecastSpec) -> list[str]:
+def inputs_hashes(x: Floats, spec: HasFeatures) -> list[str]:
     """Return the SHA-256 of each row of features: the names of the features, as JSON of the spec, and the row's float64
     values, least significant byte first. Shapes: `x` (n, features)."""
     names = [one.model_dump(mode="json") for one in spec.features]

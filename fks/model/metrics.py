@@ -63,6 +63,7 @@ METRICS: dict[str, Metric] = {
             "requests to a process of a language model by outcome: answered, busy, late, failed, cancelled",
         ),
         Metric("fks_model_tokens_total", "counter", ("model",), "tokens that a process of a language model wrote"),
+        Metric("fks_forecasts_failed_total", "counter", (), "bars of which a deployed model made no finite number"),
         Metric("fks_alert_deliveries_total", "counter", ("channel", "state"), "attempts to deliver alerts, by outcome"),
         Metric(
             "fks_monitor_faults_total", "counter", ("kind",), "faults in a part of the monitor, which go on being tried"

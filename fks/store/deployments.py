@@ -1,15 +1,20 @@
-"""Deployments of language models: the rows that say which model is served, and what became of it."""
+"""Deployments of models: the rows that say which model is served, and what became of it."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+import orjson
 
 from fks.ai.engines.deployment import Deployment
 from fks.ai.placement import ModelPlacement
 from fks.model.health import LOST_AFTER_S
 from fks.store.base import SqlStore, query, reads
-from fks.store.db import Database
+from fks.store.db import Database, Querier
+from fks.store.forecasts import add_version, enter_live, retire_deployed
 
 #: how long a deployment may be without a place before there is an alert: a node that joins is read within this time
 PLACE_S: Final = 60.0
@@ -28,7 +33,7 @@ reads(Deployment)
 reads(DeploymentChange)
 
 
-class DeploymentStore(SqlStore[Database], queries="deployments"):
+class DeploymentStore(SqlStore[Querier], queries="deployments"):
     """Reads and writes of ai_deployments. Errors of all methods: OutageError."""
 
     async def all(self, beat_age_max_s: float = LOST_AFTER_S) -> list[dict[str, Any]]:
@@ -70,3 +75,55 @@ class DeploymentStore(SqlStore[Database], queries="deployments"):
     async def raise_alerts(self, place_s: float = PLACE_S) -> list[tuple[str, bool]]:
         """Raise an alert for each deployment that failed, or has had no place for some seconds, once; return the name
         of each, and whether it failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The bars that a deployed model predicts. `spec`: of `fks.ai.predictor`, with its exchange; `trained_to_ns`: end
+    of the data that trained it."""
+
+    spec: Mapping[str, Any]
+    bar_s: int
+    trained_to_ns: int
+
+
+async def deploy(db: Database, wanted: Deployment, predicted: Predicted | None = None, *, by: str) -> None:
+    """Serve a model in place of the one of its name. One that predicts is a version of a model of forecasts that is
+    live from the next bar on; a deployment of another purpose in its place retires it.
+
+    Errors: InputError FORECAST_MARKET, as `add_version`.
+    """
+    async with db.transaction() as tx:
+        if predicted is None:
+            await retire_deployed(tx, wanted.name, by=by)
+        else:
+            spec = predicted.spec
+            document = orjson.dumps([wanted.sha256, spec], option=orjson.OPT_SORT_KEYS)
+            version = await add_version(
+                tx,
+                spec,
+                exchange=str(spec["exchange"]),
+                timeframe=str(spec["timeframe"]),
+                bar_s=predicted.bar_s,
+                fingerprint=hashlib.sha256(document).hexdigest(),
+                data_hash="",
+                artifact_hash=wanted.sha256,
+                label_end_ns=predicted.trained_to_ns,
+                libraries={},
+                code_hash=None,
+                licence=None,
+                folds=[],
+                metrics={},
+                checks={},
+                reference=[],
+                by=by,
+            )
+            await enter_live(tx, version, by=by)
+        await DeploymentStore(tx).save(wanted, by=by)
+
+
+async def undeploy(db: Database, name: str, *, by: str) -> bool:
+    """Remove a deployment, and have its model predict no more; return whether there was one."""
+    async with db.transaction() as tx:
+        await retire_deployed(tx, name, by=by)
+        return await DeploymentStore(tx).remove(name)

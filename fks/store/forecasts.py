@@ -2,6 +2,7 @@
 
 Stages: candidate → shadow → live → retired; a model has at most one version in shadow and one live. The live version
 writes the column `forecast:<model>`, the one in shadow `forecast:<model>.shadow`. Of a bar the first row stays.
+A model that is deployed (`fks.store.deployments`) has one version for each file and spec: live, and retired later.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class ModelVersion:
     timeframe: str
     bar_s: int
     on_drift: OnDrift
+
+    @property
+    def is_deployed(self) -> bool:
+        """Return whether the process of a deployment predicts, by a file that was trained elsewhere: without folds."""
+        return not self.folds
 
     def shown(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -211,7 +217,7 @@ def _predictions(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 async def add_version(
-    db: Database,
+    tx: Querier,
     spec: Mapping[str, Any],
     *,
     exchange: str,
@@ -222,7 +228,7 @@ async def add_version(
     artifact_hash: str,
     label_end_ns: int,
     libraries: Mapping[str, str],
-    code_hash: str,
+    code_hash: str | None,
     licence: str | None,
     folds: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Any],
@@ -230,40 +236,48 @@ async def add_version(
     reference: Sequence[Mapping[str, Any]],
     by: str,
 ) -> ModelVersion:
-    """Add the next version of a model, a candidate; return that of the fingerprint if there is one.
+    """Add the next version of a model, a candidate; return that of the fingerprint if there is one. `tx`: a
+    transaction.
 
-    Errors: InputError FORECAST_MARKET for a model of another exchange or timeframe.
+    Errors: InputError FORECAST_MARKET for a model of another exchange or timeframe, or one that is deployed where the
+    new version was trained here, or the other way round.
     """
-    model = str(spec["name"])
-    async with db.transaction() as tx:
-        row = await tx.fetchrow("forecasts.add_model", model, exchange, timeframe, bar_s, by)
-        assert row is not None
-        if (row["exchange"], row["timeframe"]) != (exchange, timeframe):
-            raise conflict(
-                "FORECAST_MARKET",
-                f"model {model} is of {row['timeframe']} bars of {row['exchange']}, not {timeframe} of {exchange}",
-                "give the model of another market another name",
-            )
-        await tx.execute(
-            "forecasts.add_version",
-            model,
-            fingerprint,
-            data_hash,
-            artifact_hash,
-            to_datetime(label_end_ns),
-            list(spec["symbols"]),
-            dict(spec),
-            int(spec["seed"]),
-            dict(libraries),
-            list(folds),
-            dict(metrics),
-            dict(checks),
-            list(reference),
-            code_hash,
-            licence,
-            by,
+    model, store = str(spec["name"]), ForecastStore(tx)
+    row = await tx.fetchrow("forecasts.add_model", model, exchange, timeframe, bar_s, by)
+    assert row is not None
+    if (row["exchange"], row["timeframe"]) != (exchange, timeframe):
+        raise conflict(
+            "FORECAST_MARKET",
+            f"model {model} is of {row['timeframe']} bars of {row['exchange']}, not {timeframe} of {exchange}",
+            "give the model of another market another name",
         )
-        made = await ForecastStore(tx).of_fingerprint(model, fingerprint)
+    if any(one.is_deployed != (not folds) for one in await store.versions(model)):
+        others, own = ("trained here", "deployed") if not folds else ("deployed", "trained here")
+        raise conflict(
+            "FORECAST_MARKET",
+            f"the versions of model {model} are {others}, and this one is {own}",
+            "give it another name",
+        )
+    await tx.execute(
+        "forecasts.add_version",
+        model,
+        fingerprint,
+        data_hash,
+        artifact_hash,
+        to_datetime(label_end_ns),
+        list(spec["symbols"]),
+        dict(spec),
+        int(spec.get("seed", 0)),
+        dict(libraries),
+        list(folds),
+        dict(metrics),
+        dict(checks),
+        list(reference),
+        code_hash,
+        licence,
+        by,
+    )
+    made = await store.of_fingerprint(model, fingerprint)
     assert made is not None
     return made
 
@@ -278,6 +292,7 @@ async def promote(db: Database, model: str, version: int | None, *, now_ns: int,
         store = ForecastStore(tx)
         await tx.fetchrow("forecasts.hold", model)
         found = await store.find(model, version)
+        _ensure_trained(found)
         failed = [f"{name}: {reason}" for name, reason in found.checks.items() if reason is not None]
         if not found.checks or not found.metrics:
             raise _refused(found, "it was not evaluated", "train it again")
@@ -317,9 +332,24 @@ async def rollback(db: Database, model: str, *, by: str) -> ModelVersion | None:
         live = next((one for one in versions if one.stage == "live"), None)
         if live is None:
             raise _refused(await store.find(model), "no version of it is live", "see 'fks forecast list'")
+        _ensure_trained(live)
         await _stage(store, live, "retired", by=by)
         before = next((one for one in versions if one.version == live.replaced), None)
         return None if before is None else await _stage(store, before, "live", by=by)
+
+
+async def enter_live(tx: Querier, version: ModelVersion, *, by: str) -> None:
+    """Have a deployed version predict in place of the one before. `tx`: a transaction."""
+    if version.stage != "live":
+        await _enter(ForecastStore(tx), version, "live", by=by)
+
+
+async def retire_deployed(tx: Querier, model: str, *, by: str) -> None:
+    """Have the live version of a deployed model predict no more; other models stay as they are. `tx`: a transaction."""
+    store = ForecastStore(tx)
+    for one in await store.versions(model):
+        if one.is_deployed and one.stage == "live":
+            await _stage(store, one, "retired", by=by)
 
 
 async def set_on_drift(db: Database, model: str, on_drift: OnDrift, *, by: str) -> ModelVersion:
@@ -390,6 +420,13 @@ async def _stage(
         detail["reason"] = reason
     await store.note(AuditEntry("", by, "user", f"forecast.{stage}", about, detail=detail))
     return await store.find(version.model, version.version)
+
+
+def _ensure_trained(version: ModelVersion) -> None:
+    if version.is_deployed:
+        raise _refused(
+            version, "it is deployed", "deploy another file ('fks ai deploy'), or end it ('fks ai undeploy')"
+        )
 
 
 def _refused(version: ModelVersion, why: str, remedy: str) -> InputError:

@@ -2189,7 +2189,7 @@ ai_deployments = Table(
     metadata,
     _text("name"),
     _text("engine"),
-    # path of a GGUF file or of a folder with an ONNX model, or the name by which the server at `url` knows it
+    # path of a GGUF file, of an ONNX model or of its folder, or the name by which the server at `url` knows it
     _text("model"),
     _text("url", default=""),
     _text("sha256", default=""),
@@ -2208,7 +2208,7 @@ ai_deployments = Table(
     _time("state_at", now=True),
     PrimaryKeyConstraint("name"),
     CheckConstraint("engine IN ('llama_cpp','onnx','ollama','openai_compatible')", name="engine"),
-    CheckConstraint("purpose IN ('answer','embed')", name="purpose"),
+    CheckConstraint("purpose IN ('answer','embed','predict')", name="purpose"),
     CheckConstraint("device IN ('cpu','gpu')", name="device"),
     CheckConstraint("state IN ('wanted','unschedulable','waiting','failed')", name="state"),
     CheckConstraint("replicas BETWEEN 1 AND 16", name="replicas"),

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from fks.ai.engines.deployment import Deployment
-from fks.ai.engines.port import Completed, Completion, Embedding, TextTaker
+from fks.ai.engines.port import Completed, Completion, Embedding, FeatureRows, TextTaker
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
 
@@ -51,6 +51,9 @@ class Writing:
         return Completed(self.text, 9, True, 5)
 
     async def embed(self, asked: Embedding) -> list[list[float]]:
+        return []
+
+    async def predict(self, asked: FeatureRows) -> list[float]:
         return []
 
     async def close(self) -> None: ...

@@ -1,8 +1,9 @@
-"""Folders with a small ONNX encoder: a table of word vectors, written without a library of the format."""
+"""Small ONNX models, written without a library of the format: encoders with a table of word vectors, and models that
+predict from named inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,43 @@ def encoder(folder: Path, name: str = "words") -> Deployment:
     wanted = Deployment(name, "onnx", str(folder), purpose="embed")
     digest, size = facts_of_model(wanted)
     return Deployment(name, "onnx", str(folder), sha256=digest, size_bytes=size, purpose="embed")
+
+
+def write_predictor(
+    file: Path,
+    inputs: Mapping[str, int],
+    *,
+    columns: int = 1,
+    operation: str = "Identity",
+    seed: int = 1,
+    bias: float = 0.0,
+    is_silent: bool = False,
+) -> Path:
+    """Write a model of named inputs with so many columns each: operation(all columns @ weights + bias), as `y`.
+
+    `is_silent`: it declares no number of columns.
+    """
+    total = sum(inputs.values())
+    weights = np.random.default_rng(seed).standard_normal((total, columns), np.float32)
+    tensors = [("weights", weights), ("bias", np.full(columns, bias, np.float32))]
+    nodes = [
+        [*(_field(1, name) for name in inputs), _field(2, "joined"), _field(4, "Concat"), _field(5, _axis(1))],
+        [*(_field(1, name) for name in ("joined", "weights", "bias")), _field(2, "made"), _field(4, "Gemm")],
+        [_field(1, "made"), _field(2, "y"), _field(4, operation)],
+    ]
+    graph = b"".join(_field(1, b"".join(node)) for node in nodes) + _field(2, "predictor")
+    for name, values in tensors:
+        sides = b"".join(_field(1, side) for side in values.shape)
+        graph += _field(5, sides + _field(2, 1) + _field(8, name) + _field(9, values.tobytes()))
+    for name, width in inputs.items():
+        graph += _field(11, _value(name, 1, "rows", "columns" if is_silent else width))
+    graph += _field(12, _value("y", 1, "rows", "columns" if is_silent else columns))
+    file.write_bytes(_field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13)))
+    return file
+
+
+def _axis(value: int) -> bytes:
+    return _field(1, "axis") + _field(3, value) + _field(20, 2)
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from fks.ai.engines.encoder_files import encoder_files
+from fks.ai.engines.encoder_files import encoder_files, graph_files
 from fks.config.urls import is_on_this_host
 from fks.model.errors import InputError, PeerError
 
 EngineName = Literal["llama_cpp", "onnx", "ollama", "openai_compatible"]
-#: a model writes answers, or turns text into vectors for the search
-Purpose = Literal["answer", "embed"]
+#: a model writes answers, turns text into vectors for the search, or predicts sealed bars
+Purpose = Literal["answer", "embed", "predict"]
 #: command that installs the extra
 INSTALL: Final = "pip install 'fks[ai]' -c constraints.txt"
 #: free video memory that a model needs, as a multiple of its file: the context and the buffers come on top
@@ -29,8 +29,8 @@ NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A model that is to be served. `model`: the path of a GGUF file, or of a folder with an ONNX encoder, or the name
-    by which `url` knows it.
+    """A model that is to be served. `model`: the path of a GGUF file, of a folder with an ONNX encoder, of an ONNX file
+    that predicts, or the name by which `url` knows it.
 
     `size_bytes`: of the files, 0 without one; `context_size`: tokens of one request, its prompt and its answer. `gpus`:
     of each replica, a share of one or a whole number, 0 for the CPU. `memory_mb`: resident memory that a replica may
@@ -84,11 +84,19 @@ def check_deployment(wanted: Deployment) -> None:
         raise _wrong(f"the name {wanted.name!r} is none", "use up to 40 of a-z, 0-9 and -, a letter first")
     if wanted.gpus > 1 and not wanted.gpus.is_integer():
         raise _wrong(f"{wanted.gpus:g} GPUs cannot be shared out", "give a share of one GPU, or a whole number")
-    if (wanted.engine == "onnx") > (wanted.purpose == "embed"):
-        raise _wrong("an ONNX encoder writes no answers", "deploy it to embed: 'fks ai deploy --embed'")
+    if wanted.engine == "onnx" and wanted.purpose == "answer":
+        raise _wrong("an ONNX model writes no answers", "deploy it to embed ('--embed') or to predict ('--predict')")
+    if wanted.purpose == "predict" and wanted.engine != "onnx":
+        raise _wrong(f"{wanted.engine} predicts no bars", "deploy an ONNX file")
     if wanted.engine == "onnx":
         if not has_onnx():
             raise InputError("onnxruntime is not installed", code="AI_NOT_INSTALLED", status=501, remedy=INSTALL)
+        if wanted.purpose == "predict":
+            try:
+                graph_files(Path(wanted.model))
+            except PeerError as error:
+                raise _wrong(str(error), "give the absolute path of an ONNX file") from error
+            return
         if wanted.gpus:
             raise _wrong("ONNX encoders run on the CPU", "leave out the GPU")
         try:
@@ -142,14 +150,22 @@ def facts_of_file(path: Path) -> tuple[str, int]:
 
 
 def facts_of_model(deployment: Deployment) -> tuple[str, int]:
-    """Return the SHA-256 of a deployment's file, or of the names and hashes of its encoder's files; and their bytes.
+    """Return the SHA-256 of a deployment's file, or of the names and hashes of its files where an encoder's folder, or
+    weights beside an ONNX file, are more than one; and their bytes.
 
     Errors: OSError, PeerError for a folder with no encoder.
     """
     folder = Path(deployment.model)
     if deployment.engine != "onnx":
         return facts_of_file(folder)
-    facts = [(str(file.relative_to(folder)), *facts_of_file(file)) for file in encoder_files(folder)]
+    if deployment.purpose == "predict":
+        files = graph_files(folder)
+        if len(files) == 1:
+            return facts_of_file(folder)
+        folder = folder.parent
+    else:
+        files = encoder_files(folder)
+    facts = [(str(file.relative_to(folder)), *facts_of_file(file)) for file in files]
     lines = "\n".join(f"{digest}  {name}" for name, digest, _ in facts)
     return hashlib.sha256(lines.encode()).hexdigest(), sum(size for *_, size in facts)
 

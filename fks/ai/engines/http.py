@@ -16,6 +16,7 @@ from fks.ai.engines.port import (
     Completed,
     Completion,
     Embedding,
+    FeatureRows,
     TextTaker,
     too_long,
     unmarked_messages,
@@ -110,6 +111,10 @@ class _HttpEngine:
     async def embed(self, asked: Embedding) -> list[list[float]]:
         """Refuse: `check_deployment` allows no deployment that could ask. Errors: PeerError."""
         raise PeerError(f"{self._deployment.url} is not asked for vectors")
+
+    async def predict(self, asked: FeatureRows) -> list[float]:
+        """Refuse. Errors: PeerError."""
+        raise PeerError(f"{self._deployment.url} is not asked for predictions")
 
     async def close(self) -> None:
         """Close the connections."""

@@ -18,6 +18,7 @@ from fks.ai.engines.port import (
     Completed,
     Completion,
     Embedding,
+    FeatureRows,
     TextTaker,
     check_meant,
     too_long,
@@ -101,6 +102,10 @@ class LlamaCppEngine:
         check_meant(asked, self._deployment)
         loop = asyncio.get_running_loop()
         return [await loop.run_in_executor(self._threads, self._vector, text) for text in asked.texts]
+
+    async def predict(self, asked: FeatureRows) -> list[float]:
+        """Refuse. Errors: PeerError."""
+        raise PeerError("a language model predicts no bars")
 
     def _vector(self, text: str) -> list[float]:
         while True:

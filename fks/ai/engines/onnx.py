@@ -1,22 +1,34 @@
-"""Engine of encoders in ONNX: onnxruntime, with the tokenizer of their folder."""
+"""Engines of models in ONNX by onnxruntime: encoders, with the tokenizer of their folder, and models that predict."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 from fks.ai.engines.deployment import Deployment, check_hash
 from fks.ai.engines.encoder_files import PROMPTS, model_file
-from fks.ai.engines.port import NICE, Completed, Completion, Embedding, TextTaker, check_meant
+from fks.ai.engines.port import (
+    NICE,
+    SLOTS,
+    Completed,
+    Completion,
+    Embedding,
+    FeatureRows,
+    TextTaker,
+    check_meant,
+)
 from fks.model.errors import PeerError
 
 #: tokens of a text that an encoder reads where its folder names no limit
 ENCODER_TOKENS: Final = 512
+_CPU: Final = "CPUExecutionProvider"
+_CUDA: Final = "CUDAExecutionProvider"
 
 
 class OnnxEngine:
@@ -41,19 +53,14 @@ class OnnxEngine:
     def _load(self) -> None:
         folder, wanted = Path(self._deployment.model), self._deployment
         check_hash(wanted)
-        import onnxruntime
         import tokenizers
 
         os.setpriority(os.PRIO_PROCESS, 0, NICE)  # of this thread alone
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        file = model_file(folder)
+        self._session, file = _session_of(model_file(folder), _CPU), folder / "tokenizer.json"
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # both raise classes of their own, and bare Exceptions
-            raise PeerError(f"onnxruntime cannot load {file}: {str(error)[:200]}") from error
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # it raises bare Exceptions
+            raise PeerError(f"{file} cannot be loaded: {str(error)[:200]}") from error
         pooling, prompts = _json_of(folder / "1_Pooling/config.json"), _json_of(folder / PROMPTS)
         self._is_first_token = bool(pooling.get("pooling_mode_cls_token"))
         self._prompts = prompts.get("prompts") or {}
@@ -94,10 +101,102 @@ class OnnxEngine:
         """Refuse. Errors: PeerError."""
         raise PeerError("an encoder writes no text")
 
+    async def predict(self, asked: FeatureRows) -> list[float]:
+        """Refuse. Errors: PeerError."""
+        raise PeerError("an encoder predicts no bars")
+
     async def close(self) -> None:
         """Free the model."""
         self._threads.shutdown(wait=False)
         self._session = None
+
+
+class OnnxPredictor:
+    """A model of named inputs as an ONNX file, by onnxruntime: on one thread of the CPU, or on a GPU alone.
+
+    It is given one row of features at a time: the last bits of a row of many depend on their number.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._session: Any = None
+        # a row of a sealed bar does not wait for rows of history
+        self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="onnx")
+
+    async def load(self) -> None:
+        """Check the hash, load the file, and predict a row of zeros. Errors: PeerError."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._load)
+
+    def _load(self) -> None:
+        check_hash(self._deployment)
+        self._session = _session_of(Path(self._deployment.model), _CUDA if self._deployment.gpus else _CPU)
+        inputs = {one.name: [0.0] * _width(one.shape) for one in self._session.get_inputs()}
+        for output in self._session.get_outputs():  # the first row takes longer than others, on a GPU seconds
+            self._value(inputs, output.name)
+
+    async def predict(self, asked: FeatureRows) -> list[float]:
+        """Return a value for each row, NaN for one that is not finite. Errors: PeerError for inputs that the model does
+        not have, or an output that is not one number."""
+        check_meant(asked, self._deployment)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._values, asked)
+
+    def _values(self, asked: FeatureRows) -> list[float]:
+        output = asked.output or self._session.get_outputs()[0].name
+        return [self._value(row, output) for row in asked.rows]
+
+    def _value(self, row: Mapping[str, Sequence[float]], output: str) -> float:
+        import numpy as np
+
+        kinds = {one.name: np.float64 if "double" in one.type else np.float32 for one in self._session.get_inputs()}
+        if kinds.keys() != row.keys():
+            raise PeerError(f"the model has the inputs {', '.join(sorted(kinds))}, not {', '.join(sorted(row))}")
+        try:
+            given = {name: np.array([values], kinds[name]) for name, values in row.items()}
+            found = np.asarray(self._session.run([output], given)[0])
+        except Exception as error:  # onnxruntime raises classes of its own, which share no base
+            raise PeerError(f"onnxruntime: {str(error)[:200]}") from error
+        if found.size != 1 or found.dtype.kind != "f":
+            raise PeerError(f"the output {output} of a row has the shape {found.shape} and type {found.dtype}")
+        value = float(found.reshape(()))
+        return value if math.isfinite(value) else math.nan
+
+    async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
+        """Refuse. Errors: PeerError."""
+        raise PeerError("a model of features writes no text")
+
+    async def embed(self, asked: Embedding) -> list[list[float]]:
+        """Refuse. Errors: PeerError."""
+        raise PeerError("a model of features reads no text")
+
+    async def close(self) -> None:
+        """Free the model."""
+        self._threads.shutdown(wait=False)
+        self._session = None
+
+
+def _width(shape: Sequence[int | str | None]) -> int:
+    """Return the length of a row of an input; 1 where it is free."""
+    side = shape[1] if len(shape) > 1 else 1
+    return side if isinstance(side, int) else 1
+
+
+def _session_of(file: Path, provider: str) -> Any:
+    """Return the session of a file with one provider. Errors: PeerError, also where it would run without it."""
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        raise PeerError(f"onnxruntime has no {provider} here: install onnxruntime-gpu on the nodes with a GPU")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.use_deterministic_compute = True
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+    except Exception as error:  # it raises classes of its own, which share no base
+        raise PeerError(f"onnxruntime cannot load {file}: {str(error)[:200]}") from error
+    if session.get_providers()[0] != provider:  # it falls back to the CPU without an error
+        raise PeerError(f"onnxruntime cannot use {provider} here: see 'fks ai doctor'")
+    return session
 
 
 def _json_of(file: Path) -> dict[str, Any]:

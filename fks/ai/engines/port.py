@@ -56,6 +56,22 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureRows:
+    """Rows of features of which a model is to predict one value each. `rows`: the values of each input by its name;
+    `output`: the name of the output that is meant, "" for the only one. `sha256`: of the model that is meant; another
+    one refuses; `timeout_s`: how long it may take in all."""
+
+    rows: Sequence[Mapping[str, Sequence[float]]]
+    output: str
+    sha256: str
+    timeout_s: float
+
+    def message(self) -> dict[str, object]:
+        """Return it as a message to a process."""
+        return {"predict": asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """The text of a model. `is_whole`: it ended by itself, not at a limit of tokens; `tokens` and `prompt_tokens`: 0
     where nothing counts them."""
@@ -84,6 +100,10 @@ class ModelEngine(Protocol):
     async def embed(self, asked: Embedding) -> list[list[float]]:
         """Return a vector for each text, as the model gives it. Errors: PeerError."""
 
+    async def predict(self, asked: FeatureRows) -> list[float]:
+        """Return a value for each row of features, NaN where the model makes none that is finite. That of a row does
+        not depend on the others. Errors: PeerError."""
+
     async def close(self) -> None:
         """Free the model."""
 
@@ -104,6 +124,8 @@ def too_long(message: str) -> InputError:
     return InputError(message, code="CONTEXT_LENGTH_EXCEEDED", remedy="send less, or deploy with more (--context)")
 
 
-def check_meant(asked: Embedding, served: Deployment) -> None:
-    if (served.purpose, served.sha256) != ("embed", asked.sha256):
-        raise PeerError(f"{served.name} serves another model than the one whose vectors are wanted")
+def check_meant(asked: Embedding | FeatureRows, served: Deployment) -> None:
+    purpose = "embed" if isinstance(asked, Embedding) else "predict"
+    if (served.purpose, served.sha256) != (purpose, asked.sha256):
+        wanted = "vectors" if purpose == "embed" else "predictions"
+        raise PeerError(f"{served.name} serves another model than the one whose {wanted} are wanted")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fks.ai.engines.port import SLOTS, Completion, Embedding, ModelEngine
+from fks.ai.engines.port import SLOTS, Completion, Embedding, FeatureRows, ModelEngine
 from fks.model.errors import FksError, InputError
 from fks.model.minute import LastMinute
 
@@ -16,8 +16,8 @@ from fks.model.minute import LastMinute
 class InferenceQueue:
     """The requests of one process: `SLOTS` at work, `waiting_max` that wait, each with a deadline.
 
-    An answer is a mapping: the fields of `Completed`; or `vectors`; or `refused` (busy, deadline); or `error`, with
-    `code` where the request is at fault.
+    An answer is a mapping: the fields of `Completed`; or `vectors`; or `values`; or `refused` (busy, deadline); or
+    `error`, with `code` where the request is at fault.
     A request with a `stream` can be read before its answer, by messages with `read` (that stream) and `after` (the
     characters that are known): the answer has the `text` after those, as soon as there is some, and `is_open`.
     """
@@ -47,8 +47,8 @@ class InferenceQueue:
         return {"working": working, "waiting": self._open - working, "tokens_s": per_second, **self.counts}
 
     async def call(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to a message: the fields of `Completion`, with or without `stream`; `Embedding.message`;
-        or `read` and `after`. Cancelled, its slot becomes free."""
+        """Return the answer to a message: the fields of `Completion`, with or without `stream`; `Embedding.message`,
+        `FeatureRows.message`; or `read` and `after`. Cancelled, its slot becomes free."""
         if "read" in message:
             stream = self._streams.get(str(message["read"]))
             return {"text": "", "is_open": False} if stream is None else await stream.read(int(message["after"]))
@@ -60,6 +60,8 @@ class InferenceQueue:
         try:
             if "embed" in message:
                 return await self._embedded(Embedding(**message["embed"]))
+            if "predict" in message:
+                return await self._predicted(FeatureRows(**message["predict"]))
             if name:
                 self._streams[name] = _TextStream()
             return await self._completed(
@@ -92,6 +94,12 @@ class InferenceQueue:
             vectors = await self._engine.embed(asked)
         self.counts["answered"] += 1
         return {"vectors": vectors}
+
+    async def _predicted(self, asked: FeatureRows) -> dict[str, Any]:
+        async with asyncio.timeout(asked.timeout_s), self._slots:
+            values = await self._engine.predict(asked)
+        self.counts["answered"] += 1
+        return {"values": values}
 
 
 class _TextStream:

@@ -3,10 +3,11 @@ as they are stored. `train`, `evaluate` and `predict` are those of `fks forecast
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -130,11 +131,19 @@ def embed(gateway: GatewaySession, text: tuple[str, ...], is_question: bool) -> 
 @ai.command()
 @click.argument("name")
 @click.option(
-    "--file", type=click.Path(exists=True, path_type=Path), help="GGUF file, or folder of an ONNX encoder, to serve."
+    "--file",
+    type=click.Path(exists=True, path_type=Path),
+    help="GGUF file, folder of an ONNX encoder, or with --predict ONNX file, to serve.",
 )
 @click.option("--sha256", help="Hash that the file, or the files of the folder together, must have.")
 @click.option("--engine", type=click.Choice(["llama_cpp", "ollama", "openai_compatible"]), default="llama_cpp")
 @click.option("--embed", is_flag=True, help="Make vectors for the search with it, in place of the built-in model.")
+@click.option(
+    "--predict",
+    type=click.File(),
+    help="Predict each sealed bar with it, as the column forecast:NAME: JSON with the bars and the features of each "
+    "input (docs/ai.md#models-that-trade).",
+)
 @click.option("--model", help="Name by which the server at --url knows the model.")
 @click.option("--url", help="Address of Ollama, or of a server with OpenAI's API.")
 @click.option(
@@ -159,28 +168,37 @@ def deploy(
     gpus: float | None,
     context: int,
     embed: bool,
+    predict: TextIO | None,
     engine: str,
     **options: Any,
 ) -> Any:
-    """Serve a language model as NAME, in place of the one of that name."""
+    """Serve a model as NAME, in place of the one of that name."""
     if (file is None) == (model is None):
         raise click.UsageError("give --file, or --model with --url")
     if gpu and gpus is not None:
         raise click.UsageError("give --gpus or --gpu")
+    if embed and predict is not None:
+        raise click.UsageError("give --embed or --predict")
+    try:
+        spec = None if predict is None else json.load(predict)
+    except ValueError as error:
+        raise click.UsageError(f"the file of --predict is not JSON: {error}") from None
     body = {
         "name": name,
         "model": model or str(file and file.resolve()),
         "gpus": 1.0 if gpu else gpus,
         "context_size": context,
-        "engine": "onnx" if file is not None and file.is_dir() else engine,
-        "purpose": "embed" if embed else "answer",
+        "engine": "onnx" if spec is not None or (file is not None and file.is_dir()) else engine,
+        "purpose": "embed" if embed else "answer" if spec is None else "predict",
+        "predict": spec,
     }
     given = {name: value for name, value in (body | options).items() if value is not None}
     return gateway.post("/ai/deployments", given, timeout_s=MODEL_S)
 
 
 def _shown_deployment(row: dict[str, Any]) -> str:
-    return f"{row['name']}: {row['replicas']} × {row['model']} on {_device(row)}"
+    history = f"; job {row['job']} fills forecast:{row['name']}" if "job" in row else ""
+    return f"{row['name']}: {row['replicas']} × {row['model']} on {_device(row)}{history}"
 
 
 def _device(row: dict[str, Any]) -> str:
@@ -220,7 +238,9 @@ def models(gateway: GatewaySession) -> Any:
     """List the language models that are served and those that cannot be, with the processes of their replicas: memory,
     open requests, tokens a second over the last minute, requests since the process began, and its last death; and the
     versions of models of forecasts in shadow or live, with their drift."""
-    versions = [one for one in gateway.get("/ai/models")["items"] if one["stage"] in ("shadow", "live")]
+    versions = [
+        one for one in gateway.get("/ai/models")["items"] if one["stage"] in ("shadow", "live") and one["folds"]
+    ]
     return [*gateway.get("/ai/deployments")["items"], *map(_served, versions)]
 
 
@@ -244,7 +264,7 @@ def _served(version: dict[str, Any]) -> dict[str, Any]:
 @click.argument("name")
 @gateway_result("fks.ai-model-removed/1", "{name} is no longer served")
 def undeploy(gateway: GatewaySession, name: str) -> Any:
-    """End the processes of the language model NAME; its file stays."""
+    """End the processes of the model NAME; its file and its predictions stay."""
     return gateway.delete(path_of("ai", "deployments", name))
 
 

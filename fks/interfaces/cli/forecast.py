@@ -41,6 +41,9 @@ def _show(found: Mapping[str, Any], **_: Any) -> None:
     code, licence = (found["code_hash"] or "not kept")[:12], found["licence"] or "not stated"
     click.echo(f"  code {code}, {libraries}, licence {licence}")
     metrics = found["metrics"]
+    if not metrics:
+        click.echo(f"  deployed, not evaluated here; file {found['artifact_hash']}")
+        return
     click.echo(f"  tested on {metrics['rows']:,} rows from {metrics['from']} to {metrics['to']}")
     for name, value in metrics["skill"].items():
         click.echo(f"  skill against {name:<9}{_figure(value, '+.4f')}")
@@ -113,13 +116,22 @@ def evaluate(ctx: click.Context, model: str, version: int | None) -> Any:
     return in_database(ctx, work)
 
 
+def _show_predicted(found: Mapping[str, Any], **_: Any) -> None:
+    if "job" in found:
+        click.echo(f"job {found['job']} fills forecast:{found['model']} by version {found['version']}")
+    else:
+        click.echo(f"{found['rows']:,} bars predicted by version {found['version']}, {found['new']:,} rows are new")
+
+
 _VERSIONS: Columns = {
     **named("model", "version", "stage", "timeframe"),
     "SYMBOLS": lambda row: " ".join(row["symbols"]),
     "TRAINED TO": at("label_end"),
-    "SKILL": lambda row: _figure(row["metrics"]["skill"]["naive"], "+.4f"),
+    "SKILL": lambda row: _figure(row["metrics"]["skill"]["naive"], "+.4f") if row["metrics"] else "not evaluated",
     "DRIFT": lambda row: "" if row["drift"] is None else " ".join(row["drift"]["findings"]) or "none",
-    "CHECKS": lambda row: " ".join(name for name, why in row["checks"].items() if why is not None) or "passed",
+    "CHECKS": lambda row: (
+        " ".join(name for name, why in row["checks"].items() if why is not None) or ("passed" if row["checks"] else "")
+    ),
     "ARTIFACT": lambda row: row["artifact_hash"][:12],
 }
 
@@ -140,19 +152,22 @@ def list_(ctx: click.Context, model: str | None) -> Any:
 @forecast.command()
 @click.argument("model")
 @click.argument("version", type=click.IntRange(1), required=False)
-@result("fks.forecast.predicted/1", "{0[rows]:,} bars predicted by version {0[version]}, {0[new]:,} rows are new")
+@result("fks.forecast.predicted/1", _show_predicted)
 def predict(ctx: click.Context, model: str, version: int | None) -> Any:
-    """Fill the column forecast:MODEL for backtests: each stored bar is predicted by the fold trained before it.
+    """Fill the column forecast:MODEL for backtests: each stored bar is predicted by the fold trained before it. Of a
+    model that is deployed a job fills it, which asks its process.
 
     VERSION: default the newest. A bar that has a prediction keeps it.
     """
     from fks.research.jobs.forecast import backfill
+    from fks.research.jobs.predictions import submit_history
     from fks.store.forecasts import ForecastStore
 
     models = paths_of(ctx).models
 
     async def work(db: Database) -> dict[str, Any]:
-        return await backfill(db, models, await ForecastStore(db).find(model, version))
+        found = await ForecastStore(db).find(model, version)
+        return await (submit_history(db, found, by="cli") if found.is_deployed else backfill(db, models, found))
 
     return in_database(ctx, work)
 

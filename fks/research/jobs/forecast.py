@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import orjson
@@ -26,6 +27,7 @@ from fks.ai.forecast import (
     Fold,
     ForecastModel,
     ForecastSpec,
+    MarketSpec,
     code_of,
     data_hash,
     features,
@@ -37,13 +39,14 @@ from fks.ai.forecast import (
 )
 from fks.ai.forecast_evaluation import drift, drift_rows, evaluation, leakage, reference, tested
 from fks.model.bar import Bars, Ints
-from fks.model.errors import InputError, conflict, unprocessable
+from fks.model.errors import InputError, OutageError, PeerError, conflict, unprocessable
 from fks.model.features import column_of, forecast_wait_s
 from fks.model.instrument import folded
 from fks.model.timeframe import NS, iso, to_ns
 from fks.research.backtest.gaps import ensure_whole, find_gaps
 from fks.research.jobs.backtest import BarsRequest
 from fks.research.jobs.bars import load_stored
+from fks.research.jobs.predictions import ModelProcesses, add_predictions, no_row, parse_predictor
 from fks.research.jobs.spec import checked_spec
 from fks.research.search.splits import walk_forward
 from fks.store.bars import BarStore
@@ -62,6 +65,7 @@ _FILL = "fill the gaps ('fks data sync'), or leave them out (--from, --to)"
 _US = 1_000  # the database counts microseconds: the smallest step after a bar
 
 Advance = Callable[[float], None]
+S = TypeVar("S", bound=MarketSpec)
 
 
 def parse_forecast(spec: Mapping[str, Any]) -> ForecastSpec:
@@ -70,10 +74,10 @@ def parse_forecast(spec: Mapping[str, Any]) -> ForecastSpec:
     return checked_spec(ForecastSpec, spec, "forecast", remedy="see docs/forecasts.md")
 
 
-async def find_market(db: Database, spec: ForecastSpec) -> ForecastSpec:
+async def find_market(db: Database, spec: S) -> S:
     """Return a spec with its exchange, and its symbols as that exchange spells them. Errors: InputError
     SYMBOL_UNKNOWN; TRAINER_UNKNOWN when its trainer is not installed here."""
-    if spec.trainer != BUILTIN:
+    if isinstance(spec, ForecastSpec) and spec.trainer != BUILTIN:
         trainer_point(spec.trainer)  # a wrong name is refused before a job is queued; nothing is loaded
     found = [await ReadingStore(db).find(symbol, spec.exchange) for symbol in spec.symbols]
     exchanges = sorted({one.exchange for one in found})
@@ -204,25 +208,26 @@ async def run_forecast(
         }
         for model, fold in zip(made, folds_of(panel_ends, wanted), strict=True)
     ]
-    version = await add_version(
-        db,
-        wanted.as_json(),
-        exchange=str(wanted.exchange),
-        timeframe=wanted.timeframe,
-        bar_s=wanted.bar_ns // NS,
-        fingerprint=fingerprint,
-        data_hash=hash_of_data,
-        artifact_hash=made[-1].hash,
-        label_end_ns=made[-1].label_end_ns,
-        libraries=versions,
-        code_hash=code_hash,
-        licence=licence,
-        folds=folds,
-        metrics=metrics,
-        checks=checks,
-        reference=known_rows,
-        by=by,
-    )
+    async with db.transaction() as tx:
+        version = await add_version(
+            tx,
+            wanted.as_json(),
+            exchange=str(wanted.exchange),
+            timeframe=wanted.timeframe,
+            bar_s=wanted.bar_ns // NS,
+            fingerprint=fingerprint,
+            data_hash=hash_of_data,
+            artifact_hash=made[-1].hash,
+            label_end_ns=made[-1].label_end_ns,
+            libraries=versions,
+            code_hash=code_hash,
+            licence=licence,
+            folds=folds,
+            metrics=metrics,
+            checks=checks,
+            reference=known_rows,
+            by=by,
+        )
     return version.shown()
 
 
@@ -244,7 +249,8 @@ async def backfill(db: Database, models: Path, version: ModelVersion) -> dict[st
     """Predict the stored bars of the past, each by the fold that was trained before it and those after the last one by
     the final model, and return how many rows are new. Bars that have a prediction keep it.
 
-    Errors: InputError ARTIFACT_WRONG, NO_DATA, AI_NOT_INSTALLED; OutageError.
+    Errors: InputError ARTIFACT_WRONG, NO_DATA, AI_NOT_INSTALLED; OutageError. Of a version that is deployed
+    `fks.research.jobs.predictions.fill_history` does it.
     """
     spec = parse_forecast(version.spec)
     series = await _load(db, spec, is_open=True)
@@ -283,7 +289,7 @@ async def measure_drift(db: Database) -> str:
     OutageError."""
     store, lasting, count, faults = ForecastStore(db), list[tuple[str, int, str]](), 0, ""
     for version in await store.versions():
-        if version.stage not in ("shadow", "live"):
+        if version.stage not in ("shadow", "live") or version.is_deployed:  # the rows that trained it are not known
             continue
         try:
             found = await _drift_of(db, version)
@@ -327,20 +333,25 @@ async def _drift_of(db: Database, version: ModelVersion) -> dict[str, Any]:
 
 class Forecaster:
     """Predicts each sealed bar with the versions in shadow and live; runs in the scheduler. Soft state: loaded models,
-    up to which bar each version has predicted a symbol, and the bars that it was predicted from."""
+    up to which bar each version has predicted a symbol, the bars that it was predicted from, and the requests to the
+    processes of deployed models, which delay nothing else."""
 
-    def __init__(self, db: Database, models: Path, log: Log) -> None:
+    def __init__(self, db: Database, models: Path, log: Log, processes: ModelProcesses | None = None) -> None:
+        """`processes`: of deployed models; None where they cannot be reached."""
         self._store, self._bars = ForecastStore(db), BarStore(db)
-        self._models, self._log = models, log
+        self._models, self._log, self._processes = models, log, processes
+        self._asked: set[asyncio.Task[None]] = set()
         self._loaded: dict[str, tuple[ForecastModel, bool]] = {}  # and whether its predictions need a thread
         self._done: dict[tuple[str, int, str], int] = {}
         self._read: dict[tuple[str, int, str], tuple[int | None, Bars]] = {}  # with the revision of the series
         self.reads: frozenset[tuple[str, str]] = frozenset()  # symbol and timeframe of the bars that are predicted
         self.late = 0  # bars since the first of a version that it did not predict in time: nothing was stored
+        self.failed = 0  # bars of which a deployed model made no value: nothing was stored
 
     async def advance(self) -> int:
-        """Predict the bars that were sealed since the last call, and return how many rows are new. A bar that was
-        sealed longer ago than strategies wait is left out. Errors: OutageError."""
+        """Predict the bars that were sealed since the last call, and return how many rows are new, without those of
+        deployed models, whose processes are asked meanwhile. A bar that was sealed longer ago than strategies wait is
+        left out. Errors: OutageError."""
         serving = await self._store.serving()
         self.reads = frozenset((one.symbol, one.version.timeframe) for one in serving)
         keys = {(one.version.model, one.version.version, one.symbol) for one in serving}
@@ -353,8 +364,14 @@ class Forecaster:
             key = one.version.model, one.version.version, one.symbol
             if self._done.get(key, -1) >= one.sealed_ns:
                 continue
-            made = 0
-            if one.age_s <= forecast_wait_s(one.version.bar_s):
+            made, left_s = 0, forecast_wait_s(one.version.bar_s) - one.age_s
+            if left_s >= 0 and one.version.is_deployed:
+                asking = asyncio.create_task(self._ask(one, left_s, is_first=key not in self._done))
+                self._asked.add(asking)
+                asking.add_done_callback(self._asked.discard)
+                self._done[key] = one.sealed_ns
+                continue
+            if left_s >= 0:
                 made = await self._predict(one)
             else:
                 self._log.debug("forecast.late", model=one.version.model, symbol=one.symbol, age_s=round(one.age_s, 1))
@@ -362,6 +379,43 @@ class Forecaster:
             self.late += made == 0 and key in self._done
             self._done[key] = one.sealed_ns
         return new
+
+    async def settle(self) -> None:
+        """Wait until each deployed model that was asked has answered, or its time is over."""
+        await asyncio.gather(*self._asked)
+
+    def close(self) -> None:
+        """Give up the requests to deployed models."""
+        for asking in self._asked:
+            asking.cancel()
+
+    async def _ask(self, serving: Serving, left_s: float, *, is_first: bool) -> None:
+        """Store the prediction of a deployed model that answers in time; a later one is not stored."""
+        version, made = serving.version, 0
+        try:
+            spec = parse_predictor(version.spec)
+            end_ns = serving.sealed_ns + spec.bar_ns
+            async with asyncio.timeout(left_s):
+                bars = await self._bars_of(serving, spec.bars)
+                row = spec.row(bars) if len(bars) and int(bars.time_ns[-1]) == serving.sealed_ns else None
+                if row is None:
+                    raise no_row(spec, bars, end_ns)
+                if self._processes is None:
+                    raise OutageError("processes of models cannot be reached from here")
+                values = await self._processes.predict(version, spec, [row], left_s)
+            if not isfinite(values[0]):
+                raise PeerError(f"the output of the bar that ended {iso(end_ns)} is not finite")
+            made = await add_predictions(
+                self._store, version, spec, serving.symbol, [end_ns], [row], values, is_live=True
+            )
+        except (PeerError, InputError) as error:  # its answer, or a spec of another build
+            self.failed += 1
+            self._log.warning("forecast.failed", model=version.model, symbol=serving.symbol, error=str(error))
+            return
+        except (OutageError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {left_s:.3g} s"
+            self._log.warning("forecast.unanswered", model=version.model, symbol=serving.symbol, error=reason)
+        self.late += made == 0 and not is_first
 
     async def _predict(self, serving: Serving) -> int:
         version = serving.version

@@ -26,6 +26,7 @@ from fks.research.jobs.research_ledger import record_backtest
 from fks.research.jobs.search import run_coordinator, run_helper
 from fks.research.jobs.work import Cancelled, JobWork
 from fks.store.db import Database
+from fks.store.forecasts import ForecastStore
 from fks.store.jobs import JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.strategies.base import StrategyError
@@ -97,6 +98,15 @@ async def _forecast(job: JobRow, work: JobWork) -> dict[str, Any]:
     return await run_forecast(job.spec, work.db, models, by=job.submitted_by, advance=work.advance, gpus=work.gpus)
 
 
+async def _predictions(job: JobRow, work: JobWork) -> dict[str, Any]:
+    from fks.research.jobs.predictions import ModelProcesses, fill_history  # not needed by a backtest
+
+    if work.inference is None:
+        raise OutageError("the processes of models cannot be reached from here")
+    version = await ForecastStore(work.db).find(str(job.spec["model"]), int(job.spec["version"]))
+    return await fill_history(work.db, ModelProcesses(work.db, work.inference, RealClock()), version, work.advance)
+
+
 #: kind -> its function, run in a thread of its own
 KINDS: dict[str, Callable[[Mapping[str, Any], JobWork], dict[str, Any]]] = {BACKTEST: _backtest}
 #: kind -> its coroutine, run on the loop: it mostly waits
@@ -107,6 +117,7 @@ WAITING_KINDS: dict[str, Callable[[JobRow, JobWork], Awaitable[dict[str, Any]]]]
     "documents": _documents,
     "allocation": _allocation,
     "forecast": _forecast,
+    "predictions": _predictions,
     OPTIMIZATION: run_coordinator,
     WORKER: run_helper,
 }

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fks.ai.engines.port import InferenceCall
 from fks.clock.waiting import wait_for_event
 from fks.model.errors import InputError, OutageError
 from fks.model.health import Check, failed
@@ -51,10 +52,11 @@ def lanes_of(settings: Settings) -> tuple[Lane, ...]:
     either."""
     searches = ("optimization", "optimization-worker")
     return (
-        Lane(None, ("sync", "documents", "forecast", *searches), JOBS_AT_ONCE),
+        Lane(None, ("sync", "documents", "forecast", "predictions", *searches), JOBS_AT_ONCE),
         Lane(("sync",), (), 1),
         Lane(("documents",), (), 1),
         Lane(("forecast",), (), 1, may_wait=True),
+        Lane(("predictions",), (), 1, may_wait=True),
         Lane(searches[:1], (), 1, may_wait=True),
         Lane(searches[1:], (), settings.research.places - 1, may_wait=True),
     )
@@ -73,10 +75,13 @@ class Scheduler:
         run_job: RunJob,
         end_job: EndJob | None = None,
         advance_runs: AdvanceRuns | None = None,
+        inference: InferenceCall | None = None,
     ) -> None:
         """`end_job` ends the process of a job by id and by the name it gave itself (None: it never did).
-        `advance_runs` is called at each look for due work; its state is in rows."""
+        `advance_runs` is called at each look for due work; its state is in rows. `inference`: to the processes of
+        models."""
         self._c = component
+        self._inference = inference
         self._run_job, self._end_job, self._advance_runs = run_job, end_job, advance_runs
         self._lanes = lanes_of(component.settings)
         self._running: dict[str, tuple[Lane, asyncio.Task[None]]] = {}
@@ -113,8 +118,11 @@ class Scheduler:
     async def _predict(self) -> None:
         """Predict sealed bars with the models that are live or in shadow, as bars are published and once a second."""
         from fks.research.jobs.forecast import Forecaster
+        from fks.research.jobs.predictions import ModelProcesses
 
-        forecaster = Forecaster(self._c.db, self._c.paths.models, self._c.log)
+        call = self._inference
+        processes = None if call is None else ModelProcesses(self._c.db, call, self._c.clock)
+        forecaster, counted = Forecaster(self._c.db, self._c.paths.models, self._c.log, processes), (0, 0)
         sealed = asyncio.Event()
 
         async def listen() -> None:
@@ -126,13 +134,16 @@ class Scheduler:
         try:
             while True:
                 sealed.clear()
-                late = forecaster.late
                 with contextlib.suppress(OutageError):  # `_work` reports it
                     await forecaster.advance()
-                self._c.meter.count("fks_forecasts_late_total", forecaster.late - late)
+                late, failed = forecaster.late, forecaster.failed
+                self._c.meter.count("fks_forecasts_late_total", late - counted[0])
+                self._c.meter.count("fks_forecasts_failed_total", failed - counted[1])
+                counted = late, failed
                 await wait_for_event(sealed, 1.0, self._c.clock)
         finally:
             listening.cancel()
+            forecaster.close()
 
     async def _work(self, schedules: Schedules, personal: PersonalSchedules, jobs: JobStore) -> None:
         from fks.research.jobs.schedule import NOTHING

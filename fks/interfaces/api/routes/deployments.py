@@ -1,10 +1,11 @@
-"""Deployments of language models: which model is served, on how many processes, and what became of it."""
+"""Deployments of models: which model is served, on how many processes, and what became of it."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +14,11 @@ from fks.interfaces.api.exact import ExactJson
 from fks.interfaces.api.query import Admin, Body, BodyOf, Gate, Reader
 from fks.interfaces.api.routing import Router
 from fks.model.errors import not_found, unprocessable
-from fks.store.deployments import DeploymentStore
+from fks.model.timeframe import NS, to_ns
+from fks.store.deployments import Predicted
+from fks.store.deployments import deploy as deploy_row
+from fks.store.deployments import undeploy as undeploy_row
+from fks.store.forecasts import ForecastStore
 from fks.system.monitor.language_models import deployed
 
 router = Router(tags=["language models"])
@@ -26,7 +31,8 @@ class DeploymentBody(Body):
     engine: Literal["llama_cpp", "onnx", "ollama", "openai_compatible"] = "llama_cpp"
     model: str = Field(
         max_length=1000,
-        description="path of a GGUF file here, of the folder of an ONNX encoder, or the name by which `url` knows it",
+        description="path of a GGUF file here, of the folder of an ONNX encoder, of an ONNX file that predicts, or the "
+        "name by which `url` knows it",
     )
     url: str = Field("", max_length=300, description="of Ollama, or of a server with OpenAI's API")
     sha256: str = Field("", max_length=64, pattern="^([0-9a-f]{64})?$", description="of the file; default: its own")
@@ -39,7 +45,14 @@ class DeploymentBody(Body):
     device: Literal["cpu", "gpu"] = Field("cpu", description="gpu: as `gpus` 1, where that is not given")
     replicas: int = Field(1, ge=1, le=16)
     context_size: int = Field(8192, ge=2048, le=262_144, description="tokens of a prompt and its answer")
-    purpose: Literal["answer", "embed"] = Field("answer", description="write answers, or make vectors for the search")
+    purpose: Literal["answer", "embed", "predict"] = Field(
+        "answer", description="write answers, make vectors for the search, or predict sealed bars"
+    )
+    predict: dict[str, Any] | None = Field(
+        None,
+        description="of purpose predict: symbols, exchange, timeframe, trained_to, inputs (the features of each input "
+        "by its name) and output; `fks.ai.predictor.PredictorSpec` checks it",
+    )
     memory_mb: int = Field(
         0,
         ge=0,
@@ -52,7 +65,7 @@ class DeploymentBody(Body):
 
     def deployment(self) -> Deployment:
         """Return what is wanted."""
-        given = self.model_dump(exclude={"device"})
+        given = self.model_dump(exclude={"device", "predict"})
         return Deployment(**given | {"gpus": self.gpus or float(self.device == "gpu")})
 
 
@@ -67,10 +80,18 @@ async def deployments(gate: Gate, caller: Reader) -> ExactJson:
 
 @router.post("/ai/deployments", status_code=201)
 async def deploy(gate: Gate, caller: Admin, body: BodyOf[DeploymentBody]) -> ExactJson:
-    """Serve a language model, in place of the one of this name. The supervisor starts a process for each replica
-    within seconds. Without the extra `ai`: 501 with the command that installs it."""
+    """Serve a model, in place of the one of this name. The supervisor starts a process for each replica within seconds.
+    One with the purpose `predict` writes the column `forecast:<name>` from the next sealed bar on, and the answer has
+    the id of the job that fills its history. Without the extra `ai`: 501 with the command that installs it."""
     wanted = body.deployment()
+    if (body.predict is None) == (wanted.purpose == "predict"):
+        raise unprocessable(
+            "AI_DEPLOYMENT",
+            f"the purpose is {wanted.purpose}, {'without' if body.predict is None else 'with'} `predict`",
+            "give `predict` with the purpose predict alone",
+        )
     await asyncio.to_thread(check_deployment, wanted)
+    predicted = None if body.predict is None else await _predicted(gate, wanted, body.predict)
     if wanted.engine in ("llama_cpp", "onnx"):
         digest, size = await asyncio.to_thread(facts_of_model, wanted)
         if wanted.sha256 not in ("", digest):
@@ -80,15 +101,30 @@ async def deploy(gate: Gate, caller: Admin, body: BodyOf[DeploymentBody]) -> Exa
                 "fetch the file again, or give its hash",
             )
         wanted = replace(wanted, sha256=digest, size_bytes=size)
-    store = DeploymentStore(gate.db)
-    await store.save(wanted, by=caller.name)
+    await deploy_row(gate.db, wanted, predicted, by=caller.name)
     row = next(row for row in await deployed(gate.db) if row["name"] == wanted.name)
+    if predicted is not None:
+        from fks.research.jobs.predictions import submit_history
+
+        (live,) = (one for one in await ForecastStore(gate.db).versions(wanted.name) if one.stage == "live")
+        row["job"] = (await submit_history(gate.db, live, by=caller.name))["job"]
     return ExactJson(row, status_code=201)
+
+
+async def _predicted(gate: Gate, wanted: Deployment, given: dict[str, Any]) -> Predicted:
+    """Return the bars that a deployment predicts, checked against its file."""
+    from fks.ai.predictor import check_file
+    from fks.research.jobs.forecast import find_market
+    from fks.research.jobs.predictions import parse_predictor
+
+    spec = await find_market(gate.db, parse_predictor({**given, "name": wanted.name}))
+    await asyncio.to_thread(check_file, spec, Path(wanted.model))
+    return Predicted(spec.as_json(), spec.bar_ns // NS, to_ns(spec.trained_to))
 
 
 @router.delete("/ai/deployments/{name}")
 async def undeploy(gate: Gate, caller: Admin, name: str) -> ExactJson:
-    """End the processes of a language model. Its file stays."""
-    if not await DeploymentStore(gate.db).remove(name):
+    """End the processes of a model. Its file stays, and so do its predictions."""
+    if not await undeploy_row(gate.db, name, by=caller.name):
         raise not_found("AI_DEPLOYMENT_UNKNOWN", f"there is no deployment {name}", "see 'fks ai models'")
     return ExactJson({"name": name, "removed": True})

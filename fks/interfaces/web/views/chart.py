@@ -121,7 +121,7 @@ def levels_of(
         end = to_ns(_moment(one["time"]))
         spec, close = specs.get(one["version"]), closes.get(end)
         row = {**one, "at": None, "level": None, "low": None, "high": None}
-        if spec is not None and spec["label"] == "return" and close is not None and one["value"] is not None:
+        if spec is not None and spec.get("label") == "return" and close is not None and one["value"] is not None:
             at = bar_start(end - 1, timeframe)
             at += spec["horizon"] * (bar_end(at, timeframe) - at)
             levels = (close * (1 + float(one[name])) for name in ("value", "lower", "upper"))

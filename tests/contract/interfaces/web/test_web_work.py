@@ -303,9 +303,18 @@ async def test_models_and_forecasts_are_listed(web: Web, seeded: Database) -> No
         metrics,
         drift,
     )
+    await seeded.sql(  # of a deployed model: not evaluated
+        "INSERT INTO ai_models (name, exchange, timeframe, bar_s, created_by) VALUES ('net', 'x', '1h', 1, '')"
+    )
+    await seeded.sql(
+        "INSERT INTO ai_model_versions (model, version, stage, fingerprint, data_hash, artifact_hash, label_end, symbols,"
+        " spec, seed, libraries, folds, metrics, checks, created_by) VALUES ('net', 1, 'live', '', '', '', now(),"
+        " '{BTCUSDT}', '{}', 0, '{}', '[]', '{}', '{}', '')"
+    )
     async with web.client() as browser:
         await administrator(web, browser)
         shown = (await browser.get("/app/models")).text
+    assert ">net</th>" in shown
     assert ("by &lt;img src=x" in shown, "drifts" in shown) == (True, True)
     assert "inference:small:0" in shown
     assert ("<img" in shown, "&lt;img src=x" in shown, "failed" in shown) == (False, True, True)

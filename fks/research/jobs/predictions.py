@@ -1,0 +1,179 @@
+"""Predictions by the processes of deployed models: the request to a replica, and the durable job that fills history.
+
+A sealed bar and history ask the same process, with rows of the same bars, one row at a time: their values are equal
+bit for bit. `fks.research.jobs.forecast.Forecaster` predicts the sealed bars.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from typing import Any, Final
+
+import numpy as np
+
+from fks.ai.engines.port import FeatureRows, InferenceCall
+from fks.ai.forecast import inputs_hashes
+from fks.ai.predictor import PredictorSpec
+from fks.clock import Clock
+from fks.model.bar import Bars, Floats
+from fks.model.errors import OutageError, PeerError
+from fks.model.features import column_of
+from fks.model.timeframe import iso
+from fks.research.jobs.backtest import BarsRequest
+from fks.research.jobs.bars import load_stored
+from fks.research.jobs.spec import checked_spec
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.deployments import DeploymentStore
+from fks.store.forecasts import ForecastStore, ModelVersion
+from fks.store.jobs import JobStore
+
+KIND: Final = "predictions"
+_COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
+_AGAIN_S = 0.05  # between two looks for a replica that serves
+_ROWS: Final = 64  # of one request for history: those of sealed bars wait for no more
+_REQUEST_S: Final = 60.0  # for such a request
+_AWAY_S: Final = 600.0  # for how long a job waits for a replica that serves: a large file loads for minutes
+
+
+def parse_predictor(spec: Mapping[str, Any]) -> PredictorSpec:
+    """Return a checked spec. Errors: InputError SPEC_WRONG naming the field, TIMEFRAME_UNKNOWN, INDICATOR_UNKNOWN,
+    INDICATOR_PARAM."""
+    return checked_spec(PredictorSpec, spec, "predict", remedy="see docs/ai.md#models-that-trade")
+
+
+class ModelProcesses:
+    """The processes of deployed models that predict. Holds nothing."""
+
+    def __init__(self, db: Database, call: InferenceCall, clock: Clock) -> None:
+        self._deployments, self._call, self._clock = DeploymentStore(db), call, clock
+
+    async def predict(
+        self, version: ModelVersion, spec: PredictorSpec, rows: Sequence[Floats], timeout_s: float
+    ) -> list[float]:
+        """Return the value of each row, NaN where it is not finite. A request whose process dies goes to another
+        replica, or to the same one once it is back, until the time is over.
+
+        Errors: PeerError for rows that the model cannot take; OutageError when none answered in time.
+        """
+        end_s, reason = self._clock.monotonic() + timeout_s, "no replica serves"
+        inputs = [spec.named(row) for row in rows]
+        while (left_s := end_s - self._clock.monotonic()) > 0:
+            for child in await self._ready(version):
+                asked = FeatureRows(inputs, spec.output, version.artifact_hash, left_s)
+                try:
+                    async with asyncio.timeout(left_s):
+                        return _values(await self._call(child, asked.message()), len(rows))
+                except (OutageError, TimeoutError) as error:
+                    reason = f"{child}: {str(error) or 'no answer'}"
+                left_s = max(end_s - self._clock.monotonic(), 0.0)
+            await self._clock.sleep(min(_AGAIN_S, left_s))
+        raise OutageError(f"{version.model} gave no prediction within {timeout_s:.3g} s: {reason}")
+
+    async def _ready(self, version: ModelVersion) -> list[str]:
+        """Return the replicas that serve the file of a version."""
+        rows = await self._deployments.all()
+        wanted = (version.model, version.artifact_hash)
+        return [child for row in rows if (row["name"], row["sha256"]) == wanted for child in row["ready"]]
+
+
+def _values(answer: Mapping[str, Any], count: int) -> list[float]:
+    if "refused" in answer:  # busy, or too late there
+        raise OutageError(str(answer["refused"]))
+    values = answer.get("values")
+    if not isinstance(values, list) or len(values) != count:
+        raise PeerError(str(answer.get("error") or "the process sent other values than one for each row"))
+    return [float(value) for value in values]
+
+
+async def submit_history(db: Database, version: ModelVersion, *, by: str) -> dict[str, Any]:
+    """Queue the job that fills the history of a deployed model, and return it."""
+    job_id = await JobStore(db).submit(KIND, {"model": version.model, "version": version.version}, submitted_by=by)
+    return {"model": version.model, "version": version.version, "job": str(job_id)}
+
+
+async def fill_history(
+    db: Database,
+    processes: ModelProcesses,
+    version: ModelVersion,
+    advance: Callable[[float], None] = lambda share: None,
+) -> dict[str, Any]:
+    """Predict the stored bars since the end of the data that trained a deployed model, and return how many rows are
+    new. Bars that have a row keep it. A bar has none where a feature or the value is not finite (`without`).
+
+    Errors: InputError NO_DATA; PeerError, OutageError, as `ModelProcesses.predict`; what `advance` raises.
+    """
+    spec, store, made, new, without = parse_predictor(version.spec), ForecastStore(db), 0, 0, 0
+    for place, symbol in enumerate(spec.symbols):
+        bars = await _stored(db, version, symbol)
+        ends = bars.time_ns + spec.bar_ns
+        first = max(int(np.searchsorted(ends, version.label_end_ns)), spec.bars - 1)
+        for start in range(first, len(bars), _ROWS):
+            found = await asyncio.to_thread(_rows, spec, bars, range(start, min(start + _ROWS, len(bars))))
+            await asyncio.sleep(0)
+            advance((place + (start - first) / max(len(bars) - first, 1)) / len(spec.symbols))
+            without += min(_ROWS, len(bars) - start) - len(found)
+            if not found:
+                continue
+            values = await processes.predict(version, spec, [*found.values()], _AWAY_S if not made else _REQUEST_S)
+            kept = [item for item in zip(found.items(), values, strict=True) if isfinite(item[1])]
+            without += len(values) - len(kept)
+            made += len(kept)
+            numbers, rows = [number for (number, _), _ in kept], [row for (_, row), _ in kept]
+            new += await add_predictions(
+                store, version, spec, symbol, ends[numbers], rows, [value for _, value in kept], is_live=False
+            )
+    return {"model": version.model, "version": version.version, "rows": made, "new": new, "without": without}
+
+
+async def _stored(db: Database, version: ModelVersion, symbol: str) -> Bars:
+    """Return the stored bars as a sealed one is predicted from them, and bars made of minutes before the first one."""
+    request = BarsRequest(symbol, version.exchange, version.timeframe, None, None, 0)
+    older = (await load_stored(db, request)).bars
+    newer = await BarStore(db).read(symbol, version.timeframe, 0, exchange=version.exchange)
+    if len(newer):
+        older = older[: int(np.searchsorted(older.time_ns, newer.time_ns[0]))]
+    columns = [np.concatenate([getattr(part, name) for part in (older, newer)]) for name in _COLUMNS]
+    return Bars(symbol, version.timeframe, *columns)
+
+
+def _rows(spec: PredictorSpec, bars: Bars, numbers: Sequence[int]) -> dict[int, Floats]:
+    """Return the rows of features of bars by their number, without those that are not complete."""
+    found = {number: spec.row(bars[: number + 1]) for number in numbers}
+    return {number: row for number, row in found.items() if row is not None}
+
+
+async def add_predictions(
+    store: ForecastStore,
+    version: ModelVersion,
+    spec: PredictorSpec,
+    symbol: str,
+    end_ns: Any,
+    rows: Sequence[Floats],
+    values: Sequence[float],
+    *,
+    is_live: bool,
+) -> int:
+    """Store the values of bars by their ends, and return how many are new."""
+    none = np.full(len(values), np.nan)
+    return await store.add(
+        version,
+        column_of(version.model),
+        symbol,
+        end_ns=np.asarray(end_ns),
+        value=np.asarray(values),
+        interval=(none, none),
+        label_end_ns=version.label_end_ns,
+        origin="live" if is_live else "backfill",
+        artifact_hash=version.artifact_hash,
+        inputs=inputs_hashes(np.array(rows), spec),
+    )
+
+
+def no_row(spec: PredictorSpec, bars: Bars, end_ns: int) -> PeerError:
+    """Return the error for a bar without a row of features."""
+    if len(bars) < spec.bars:
+        return PeerError(f"{len(bars)} bars are stored up to {iso(end_ns)}, and its features need {spec.bars}")
+    return PeerError(f"a feature of the bar that ended {iso(end_ns)} is not finite")

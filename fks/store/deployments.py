@@ -14,7 +14,7 @@ from fks.ai.placement import ModelPlacement
 from fks.model.health import LOST_AFTER_S
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Database, Querier
-from fks.store.forecasts import add_version, enter_live, retire_deployed
+from fks.store.forecasts import ModelVersion, add_version, enter_live, retire_deployed
 
 #: how long a deployment may be without a place before there is an alert: a node that joins is read within this time
 PLACE_S: Final = 60.0
@@ -87,39 +87,43 @@ class Predicted:
     trained_to_ns: int
 
 
-async def deploy(db: Database, wanted: Deployment, predicted: Predicted | None = None, *, by: str) -> None:
-    """Serve a model in place of the one of its name. One that predicts is a version of a model of forecasts that is
-    live from the next bar on; a deployment of another purpose in its place retires it.
+async def deploy(
+    tx: Querier, wanted: Deployment, predicted: Predicted | None = None, *, by: str
+) -> ModelVersion | None:
+    """Serve a model in place of the one of its name. One that predicts is a version of a model of forecasts, which is
+    returned and is live from the next bar on; a deployment of another purpose in its place retires it. `tx`: a
+    transaction.
 
     Errors: InputError FORECAST_MARKET, as `add_version`.
     """
-    async with db.transaction() as tx:
-        if predicted is None:
-            await retire_deployed(tx, wanted.name, by=by)
-        else:
-            spec = predicted.spec
-            document = orjson.dumps([wanted.sha256, spec], option=orjson.OPT_SORT_KEYS)
-            version = await add_version(
-                tx,
-                spec,
-                exchange=str(spec["exchange"]),
-                timeframe=str(spec["timeframe"]),
-                bar_s=predicted.bar_s,
-                fingerprint=hashlib.sha256(document).hexdigest(),
-                data_hash="",
-                artifact_hash=wanted.sha256,
-                label_end_ns=predicted.trained_to_ns,
-                libraries={},
-                code_hash=None,
-                licence=None,
-                folds=[],
-                metrics={},
-                checks={},
-                reference=[],
-                by=by,
-            )
-            await enter_live(tx, version, by=by)
-        await DeploymentStore(tx).save(wanted, by=by)
+    version = None
+    if predicted is None:
+        await retire_deployed(tx, wanted.name, by=by)
+    else:
+        spec = predicted.spec
+        document = orjson.dumps([wanted.sha256, spec], option=orjson.OPT_SORT_KEYS)
+        version = await add_version(
+            tx,
+            spec,
+            exchange=str(spec["exchange"]),
+            timeframe=str(spec["timeframe"]),
+            bar_s=predicted.bar_s,
+            fingerprint=hashlib.sha256(document).hexdigest(),
+            data_hash="",
+            artifact_hash=wanted.sha256,
+            label_end_ns=predicted.trained_to_ns,
+            libraries={},
+            code_hash=None,
+            licence=None,
+            folds=[],
+            metrics={},
+            checks={},
+            reference=[],
+            by=by,
+        )
+        await enter_live(tx, version, by=by)
+    await DeploymentStore(tx).save(wanted, by=by)
+    return version
 
 
 async def undeploy(db: Database, name: str, *, by: str) -> bool:

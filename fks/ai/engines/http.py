@@ -13,6 +13,7 @@ import httpx
 from fks.ai.engines.deployment import Deployment
 from fks.ai.engines.port import (
     ANY_OBJECT,
+    AnotherModelError,
     Completed,
     Completion,
     Embedding,
@@ -114,7 +115,7 @@ class _HttpEngine:
 
     async def predict(self, asked: FeatureRows) -> list[float]:
         """Refuse. Errors: PeerError."""
-        raise PeerError(f"{self._deployment.url} is not asked for predictions")
+        raise AnotherModelError(f"{self._deployment.url} is not asked for predictions")
 
     async def close(self) -> None:
         """Close the connections."""

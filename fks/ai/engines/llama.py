@@ -15,6 +15,7 @@ from fks.ai.engines.deployment import GPU_HEADROOM, Deployment, check_hash
 from fks.ai.engines.port import (
     NICE,
     SLOTS,
+    AnotherModelError,
     Completed,
     Completion,
     Embedding,
@@ -105,7 +106,7 @@ class LlamaCppEngine:
 
     async def predict(self, asked: FeatureRows) -> list[float]:
         """Refuse. Errors: PeerError."""
-        raise PeerError("a language model predicts no bars")
+        raise AnotherModelError("a language model predicts no bars")
 
     def _vector(self, text: str) -> list[float]:
         while True:

@@ -16,6 +16,7 @@ from fks.ai.engines.encoder_files import PROMPTS, model_file
 from fks.ai.engines.port import (
     NICE,
     SLOTS,
+    AnotherModelError,
     Completed,
     Completion,
     Embedding,
@@ -103,7 +104,7 @@ class OnnxEngine:
 
     async def predict(self, asked: FeatureRows) -> list[float]:
         """Refuse. Errors: PeerError."""
-        raise PeerError("an encoder predicts no bars")
+        raise AnotherModelError("an encoder predicts no bars")
 
     async def close(self) -> None:
         """Free the model."""

@@ -124,8 +124,13 @@ def too_long(message: str) -> InputError:
     return InputError(message, code="CONTEXT_LENGTH_EXCEEDED", remedy="send less, or deploy with more (--context)")
 
 
+class AnotherModelError(PeerError):
+    """The process serves another model than the one that is meant: another will be in its place soon, or serves it."""
+
+
 def check_meant(asked: Embedding | FeatureRows, served: Deployment) -> None:
+    """Errors: AnotherModelError."""
     purpose = "embed" if isinstance(asked, Embedding) else "predict"
     if (served.purpose, served.sha256) != (purpose, asked.sha256):
         wanted = "vectors" if purpose == "embed" else "predictions"
-        raise PeerError(f"{served.name} serves another model than the one whose {wanted} are wanted")
+        raise AnotherModelError(f"{served.name} serves another model than the one whose {wanted} are wanted")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fks.ai.engines.port import SLOTS, Completion, Embedding, FeatureRows, ModelEngine
+from fks.ai.engines.port import SLOTS, AnotherModelError, Completion, Embedding, FeatureRows, ModelEngine
 from fks.model.errors import FksError, InputError
 from fks.model.minute import LastMinute
 
@@ -16,8 +16,8 @@ from fks.model.minute import LastMinute
 class InferenceQueue:
     """The requests of one process: `SLOTS` at work, `waiting_max` that wait, each with a deadline.
 
-    An answer is a mapping: the fields of `Completed`; or `vectors`; or `values`; or `refused` (busy, deadline); or
-    `error`, with `code` where the request is at fault.
+    An answer is a mapping: the fields of `Completed`; or `vectors`; or `values`; or `refused` (busy, deadline, or that
+    another model is meant); or `error`, with `code` where the request is at fault.
     A request with a `stream` can be read before its answer, by messages with `read` (that stream) and `after` (the
     characters that are known): the answer has the `text` after those, as soon as there is some, and `is_open`.
     """
@@ -73,6 +73,9 @@ class InferenceQueue:
         except asyncio.CancelledError:
             self.counts["cancelled"] += 1
             raise
+        except AnotherModelError as error:
+            self.counts["failed"] += 1
+            return {"refused": str(error)}
         except FksError as error:
             self.counts["failed"] += 1
             return {"error": str(error)} | ({"code": error.code} if isinstance(error, InputError) else {})

@@ -46,7 +46,7 @@ from fks.model.timeframe import NS, iso, to_ns
 from fks.research.backtest.gaps import ensure_whole, find_gaps
 from fks.research.jobs.backtest import BarsRequest
 from fks.research.jobs.bars import load_stored
-from fks.research.jobs.predictions import ModelProcesses, add_predictions, no_row, parse_predictor
+from fks.research.jobs.predictions import ModelProcesses, NoAnswerError, add_predictions, no_row, parse_predictor
 from fks.research.jobs.spec import checked_spec
 from fks.research.search.splits import walk_forward
 from fks.store.bars import BarStore
@@ -397,7 +397,8 @@ class Forecaster:
             end_ns = serving.sealed_ns + spec.bar_ns
             async with asyncio.timeout(left_s):
                 bars = await self._bars_of(serving, spec.bars)
-                row = spec.row(bars) if len(bars) and int(bars.time_ns[-1]) == serving.sealed_ns else None
+                is_newest = len(bars) > 0 and int(bars.time_ns[-1]) == serving.sealed_ns
+                row = await asyncio.to_thread(spec.row, bars) if is_newest else None
                 if row is None:
                     raise no_row(spec, bars, end_ns)
                 if self._processes is None:
@@ -408,13 +409,13 @@ class Forecaster:
             made = await add_predictions(
                 self._store, version, spec, serving.symbol, [end_ns], [row], values, is_live=True
             )
+        except (NoAnswerError, OutageError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {left_s:.3g} s"
+            self._log.warning("forecast.unanswered", model=version.model, symbol=serving.symbol, error=reason)
         except (PeerError, InputError) as error:  # its answer, or a spec of another build
             self.failed += 1
             self._log.warning("forecast.failed", model=version.model, symbol=serving.symbol, error=str(error))
             return
-        except (OutageError, TimeoutError) as error:
-            reason = str(error) or f"no answer within {left_s:.3g} s"
-            self._log.warning("forecast.unanswered", model=version.model, symbol=serving.symbol, error=reason)
         self.late += made == 0 and not is_first
 
     async def _predict(self, serving: Serving) -> int:

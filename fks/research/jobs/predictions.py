@@ -25,7 +25,7 @@ from fks.research.jobs.backtest import BarsRequest
 from fks.research.jobs.bars import load_stored
 from fks.research.jobs.spec import checked_spec
 from fks.store.bars import BarStore
-from fks.store.db import Database
+from fks.store.db import Database, Querier
 from fks.store.deployments import DeploymentStore
 from fks.store.forecasts import ForecastStore, ModelVersion
 from fks.store.jobs import JobStore
@@ -34,8 +34,11 @@ KIND: Final = "predictions"
 _COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
 _AGAIN_S = 0.05  # between two looks for a replica that serves
 _ROWS: Final = 64  # of one request for history: those of sealed bars wait for no more
-_REQUEST_S: Final = 60.0  # for such a request
-_AWAY_S: Final = 600.0  # for how long a job waits for a replica that serves: a large file loads for minutes
+AWAY_S: Final = 600.0  # for how long a job waits for an answer: a large file loads for minutes
+
+
+class NoAnswerError(PeerError):
+    """No process of the model answered in time."""
 
 
 def parse_predictor(spec: Mapping[str, Any]) -> PredictorSpec:
@@ -53,24 +56,27 @@ class ModelProcesses:
     async def predict(
         self, version: ModelVersion, spec: PredictorSpec, rows: Sequence[Floats], timeout_s: float
     ) -> list[float]:
-        """Return the value of each row, NaN where it is not finite. A request whose process dies goes to another
-        replica, or to the same one once it is back, until the time is over.
+        """Return the value of each row, NaN where it is not finite. A request whose process dies, is busy or serves the
+        file before goes to another replica, or to the same one later, until the time is over. One that hangs leaves the
+        others their share of it.
 
-        Errors: PeerError for rows that the model cannot take; OutageError when none answered in time.
+        Errors: PeerError for rows that the model cannot take; NoAnswerError; OutageError of the database.
         """
         end_s, reason = self._clock.monotonic() + timeout_s, "no replica serves"
         inputs = [spec.named(row) for row in rows]
         while (left_s := end_s - self._clock.monotonic()) > 0:
-            for child in await self._ready(version):
-                asked = FeatureRows(inputs, spec.output, version.artifact_hash, left_s)
+            ready = await self._ready(version)
+            for number, child in enumerate(ready):
+                share_s = left_s / (len(ready) - number)
+                asked = FeatureRows(inputs, spec.output, version.artifact_hash, share_s)
                 try:
-                    async with asyncio.timeout(left_s):
+                    async with asyncio.timeout(share_s):
                         return _values(await self._call(child, asked.message()), len(rows))
                 except (OutageError, TimeoutError) as error:
                     reason = f"{child}: {str(error) or 'no answer'}"
                 left_s = max(end_s - self._clock.monotonic(), 0.0)
             await self._clock.sleep(min(_AGAIN_S, left_s))
-        raise OutageError(f"{version.model} gave no prediction within {timeout_s:.3g} s: {reason}")
+        raise NoAnswerError(f"{version.model} gave no prediction within {timeout_s:.3g} s: {reason}")
 
     async def _ready(self, version: ModelVersion) -> list[str]:
         """Return the replicas that serve the file of a version."""
@@ -80,16 +86,16 @@ class ModelProcesses:
 
 
 def _values(answer: Mapping[str, Any], count: int) -> list[float]:
-    if "refused" in answer:  # busy, or too late there
+    if "refused" in answer:  # busy, too late there, or another model
         raise OutageError(str(answer["refused"]))
     values = answer.get("values")
-    if not isinstance(values, list) or len(values) != count:
-        raise PeerError(str(answer.get("error") or "the process sent other values than one for each row"))
-    return [float(value) for value in values]
+    if not isinstance(values, list) or [type(value) for value in values] != [float] * count:
+        raise PeerError(str(answer.get("error") or "the process sent other values than one number for each row"))
+    return values
 
 
-async def submit_history(db: Database, version: ModelVersion, *, by: str) -> dict[str, Any]:
-    """Queue the job that fills the history of a deployed model, and return it."""
+async def submit_history(db: Querier, version: ModelVersion, *, by: str) -> dict[str, Any]:
+    """Queue the job that fills the history of a deployed model, and return it. `db`: a database, or a transaction."""
     job_id = await JobStore(db).submit(KIND, {"model": version.model, "version": version.version}, submitted_by=by)
     return {"model": version.model, "version": version.version, "job": str(job_id)}
 
@@ -103,7 +109,7 @@ async def fill_history(
     """Predict the stored bars since the end of the data that trained a deployed model, and return how many rows are
     new. Bars that have a row keep it. A bar has none where a feature or the value is not finite (`without`).
 
-    Errors: InputError NO_DATA; PeerError, OutageError, as `ModelProcesses.predict`; what `advance` raises.
+    Errors: InputError NO_DATA; those of `ModelProcesses.predict`; what `advance` raises.
     """
     spec, store, made, new, without = parse_predictor(version.spec), ForecastStore(db), 0, 0, 0
     for place, symbol in enumerate(spec.symbols):
@@ -117,7 +123,7 @@ async def fill_history(
             without += min(_ROWS, len(bars) - start) - len(found)
             if not found:
                 continue
-            values = await processes.predict(version, spec, [*found.values()], _AWAY_S if not made else _REQUEST_S)
+            values = await processes.predict(version, spec, [*found.values()], AWAY_S)
             kept = [item for item in zip(found.items(), values, strict=True) if isfinite(item[1])]
             without += len(values) - len(kept)
             made += len(kept)

@@ -65,7 +65,7 @@ RETURNING 1;
 
 -- name: serving
 -- Give the versions that predict, each with a symbol, its newest sealed bar, how long ago that bar was stored, and the
--- revision of its series.
+-- revision of its series. A bar that ended before the data that trained a version did is none for it.
 SELECT v.*, m.exchange, m.timeframe, m.bar_s, m.on_drift, f.symbol, f.sealed_through,
        greatest(0, extract(epoch FROM clock_timestamp() - b.updated_at)::float8) AS age_s, r.revision,
        CASE WHEN b.is_complete THEN ARRAY[b.open, b.high, b.low, b.close, b.volume] END AS bar
@@ -74,7 +74,7 @@ SELECT v.*, m.exchange, m.timeframe, m.bar_s, m.on_drift, f.symbol, f.sealed_thr
   JOIN feeds f ON f.exchange = m.exchange AND f.timeframe = m.timeframe AND f.symbol = ANY(v.symbols)
   JOIN ohlcv_data b ON b.exchange = f.exchange AND b.symbol = f.symbol AND b.timeframe = f.timeframe AND b.time = f.sealed_through
   LEFT JOIN series r ON r.exchange = f.exchange AND r.symbol = f.symbol AND r.timeframe = f.timeframe
- WHERE v.stage IN ('shadow', 'live')
+ WHERE v.stage IN ('shadow', 'live') AND f.sealed_through + make_interval(secs => m.bar_s) >= v.label_end
  ORDER BY v.stage, v.model, f.symbol;
 
 -- name: bar_s

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fks.model.health import DEGRADED, HEALTHY
 from fks.model.ports import Meter
-from fks.store.db import Database
+from fks.store.db import Querier
 from fks.store.deployments import DeploymentStore
 from fks.system.monitor.history import describe
 from fks.system.monitor.status import component_view
@@ -30,7 +30,7 @@ _SERIES: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
 )
 
 
-async def deployed(db: Database) -> list[dict[str, Any]]:
+async def deployed(db: Querier) -> list[dict[str, Any]]:
     """Return the deployments (`DeploymentStore.all`), each with `processes`, one of each replica. Errors: OutageError.
 
     A process has `name`, `state` (absent: it has none), `node`, `pid`, `restarts`, `since`, `problem`, the figures that

@@ -22,9 +22,10 @@ from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.interfaces.cli.base import OK, USAGE
+from fks.interfaces.entry.replicas import ModelReplicas
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.timeframe import NS, iso, to_datetime
-from fks.research.jobs import schedule
+from fks.research.jobs import predictions, schedule
 from fks.research.jobs.backtest import BarsRequest, run_job
 from fks.research.jobs.bars import load_stored
 from fks.research.jobs.forecast import Forecaster, measure_drift
@@ -33,6 +34,7 @@ from fks.research.jobs.runner import run_one
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.deployments import DeploymentStore
+from fks.store.documents import DocumentStore
 from fks.store.feature_values import FeatureStore
 from fks.store.forecasts import ForecastStore, add_version, promote, rollback
 from fks.store.jobs import JobStore
@@ -78,37 +80,42 @@ Message = Mapping[str, Any]
 
 class Served:
     """The processes of deployed models, by the id of the child. `delay_s` before each answer; those of `lost` end with
-    the request that they are sent."""
+    the request that they are sent, or are busy; those of `hangs` never answer."""
 
     def __init__(self) -> None:
         self.queues: dict[str, InferenceQueue] = {}
         self.delay_s = 0.0
         self.lost = 0
         self.asked = 0
+        self.is_busy = False
+        self.hangs: set[str] = set()
 
     async def start(self, db: Database, name: str = "net") -> None:
         """Load the file of a deployment, and have its process be ready."""
         (wanted,) = (one for one in await DeploymentStore(db).wanted() if one.name == name)
         engine = engine_of(wanted)
         await engine.load()
-        self.queues[wanted.child(0)] = InferenceQueue(engine)
+        for number in range(wanted.replicas):
+            self.queues[wanted.child(number)] = InferenceQueue(engine)
         await ready(db, wanted)
 
     async def call(self, child: str, message: Message) -> Mapping[str, Any]:
         self.asked += 1
         if self.lost:
             self.lost -= 1
+            if self.is_busy:
+                return {"refused": "busy"}
             raise OutageError(f"{child} ended")
-        await asyncio.sleep(self.delay_s)
+        await asyncio.sleep(3600.0 if child in self.hangs else self.delay_s)
         return await self.queues[child].call(message)
 
 
 async def ready(db: Database, wanted: Deployment) -> None:
     """Have the table show the processes of a deployment as ready."""
     await db.sql(
-        "INSERT INTO component_health (name, kind, state, beat_at) VALUES ($1, 'actor', 'ready', now() + '1 hour')"
-        " ON CONFLICT (name) DO NOTHING",
-        wanted.child(0),
+        "INSERT INTO component_health (name, kind, state, beat_at)"
+        " SELECT name, 'actor', 'ready', now() + '1 hour' FROM unnest($1::text[]) AS name ON CONFLICT (name) DO NOTHING",
+        [wanted.child(number) for number in range(wanted.replicas)],
     )
 
 
@@ -123,9 +130,10 @@ def served() -> Served:
     return Served()
 
 
-async def deploy(gateway: Running, file: Path, name: str = "net", **given: Any) -> dict[str, Any]:
-    """Deploy a file over HTTP, and return the answer."""
+async def deploy(gateway: Running, file: Path, name: str = "net", *, replicas: int = 1, **given: Any) -> dict[str, Any]:
+    """Deploy a file over HTTP, and return the answer. `given`: fields of `predict`."""
     body = {"name": name, "engine": "onnx", "purpose": "predict", "model": str(file), "predict": PREDICT | given}
+    body |= {"replicas": replicas}
     async with gateway.client("admin") as client:
         answer = await client.post("/ai/deployments", json=body)
     return {"status": answer.status_code, **answer.json()}
@@ -251,7 +259,7 @@ async def test_an_answer_after_the_deadline_of_a_bar_is_not_stored(
     assert (last["state"], np.isnan(last["value"]), live.late) == ("missing", True, 2)
 
 
-@pytest.mark.parametrize("fault", ["not finite", "another count"])
+@pytest.mark.parametrize("fault", ["not finite", "another count", "no number"])
 async def test_an_output_that_is_not_one_number_leaves_no_row(
     gateway: Running, seeded: Database, served: Served, tmp_path: Path, fault: str
 ) -> None:
@@ -261,7 +269,7 @@ async def test_an_output_that_is_not_one_number_leaves_no_row(
     await served.start(seeded)
 
     async def of_another_build(child: str, message: Message) -> Mapping[str, Any]:
-        return {"values": [1.0, 2.0]}
+        return {"values": [1.0, 2.0] if fault == "another count" else [None for _ in message["predict"]["rows"]]}
 
     log, call = CollectingLog(), served.call if fault == "not finite" else of_another_build
     processes = ModelProcesses(seeded, call, RealClock())
@@ -277,7 +285,7 @@ async def test_an_output_that_is_not_one_number_leaves_no_row(
         done = await fill_history(seeded, processes, version)
         assert (done["rows"], done["without"] > 100) == (0, True)
     else:
-        with pytest.raises(PeerError, match="other values than one for each row"):
+        with pytest.raises(PeerError, match="other values than one number for each row"):
             await fill_history(seeded, processes, version)
     assert await rows_of(seeded) == []
 
@@ -331,17 +339,109 @@ async def test_a_killed_process_gives_a_bar_one_row_once_it_is_back(
     ]
 
 
-async def test_a_request_whose_process_ends_is_sent_again(
-    gateway: Running, seeded: Database, served: Served, tmp_path: Path
+@pytest.mark.parametrize("fault", ["ended", "busy"])
+async def test_a_request_that_a_process_does_not_answer_is_sent_again(
+    gateway: Running, seeded: Database, served: Served, tmp_path: Path, fault: str
 ) -> None:
     await seal(seeded, BARS[:200])
     await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
     await served.start(seeded)
     live = forecaster(seeded, served)
-    served.lost = 2
+    served.lost, served.is_busy = 2, fault == "busy"
     await sealed(seeded, 200)
     await predicted(live)
     assert (len(await rows_of(seeded)), served.asked, live.late) == (1, 3, 0)
+
+
+async def test_a_replica_that_hangs_leaves_time_for_another(
+    gateway: Running, seeded: Database, served: Served, tmp_path: Path
+) -> None:
+    await seal(seeded, BARS[:200])
+    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS), replicas=2)
+    await served.start(seeded)
+    served.hangs.add("inference:net:0")
+    live = forecaster(seeded, served)
+    await sealed(seeded, 200)
+    await predicted(live)
+    assert (len(await rows_of(seeded)), served.asked, live.late) == (1, 2, 0)
+
+
+async def test_the_process_of_the_file_before_is_not_taken_for_a_fault(
+    gateway: Running, seeded: Database, served: Served, tmp_path: Path
+) -> None:
+    await seal(seeded, BARS[:200])
+    first, second = (write_predictor(tmp_path / f"{n}.onnx", WIDTHS, seed=n) for n in (1, 2))
+    await deploy(gateway, first)
+    await served.start(seeded)
+    await deploy(gateway, second)
+    log = CollectingLog()
+    live = forecaster(seeded, served, log)
+    await sealed(seeded, 200)
+    await live.advance()
+    await until(lambda: served.asked >= 2)  # until the new one is there
+    await served.start(seeded)
+    await live.settle()
+    assert ([row["version"] for row in await rows_of(seeded)], live.failed, log.events()) == ([2], 0, [])
+
+
+async def test_bars_that_trained_the_model_are_not_predicted(
+    gateway: Running, seeded: Database, served: Served, tmp_path: Path
+) -> None:
+    await seal(seeded, BARS[:200])
+    file, end_ns = write_predictor(tmp_path / "net.onnx", WIDTHS), int(BARS.time_ns[202])
+    refused = await deploy(gateway, file, trained_to="2999-01-01")
+    assert (refused["status"], "trained_to" in refused["detail"]) == (422, True), refused
+    await deploy(gateway, file, trained_to=iso(end_ns))
+    await served.start(seeded)
+    live = forecaster(seeded, served)
+    for number in (199, 200, 201, 202):
+        await sealed(seeded, number)
+        await predicted(live)
+    assert [row["time"] for row in await rows_of(seeded)] == [to_datetime(end_ns), to_datetime(end_ns + MINUTE_NS)]
+
+
+async def test_history_of_a_model_without_a_process_fails_and_says_so(
+    gateway: Running,
+    seeded: Database,
+    as_jobs: Database,
+    served: Served,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(predictions, "AWAY_S", 0.2)
+    await seal(seeded, BARS[:200])
+    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
+    job = await JobStore(as_jobs).claim(("predictions",))
+    assert job is not None
+    await run_one(as_jobs, job.id, tmp_path, inference=served.call)
+    done = await JobStore(seeded).get(job.id)
+    assert done is not None
+    assert (done.state, "no replica serves" in str(done.error)) == ("failed", True), done.error
+
+
+async def test_a_model_is_deployed_with_the_job_of_its_history_or_not_at_all(
+    gateway: Running, seeded: Database, tmp_path: Path
+) -> None:
+    await seal(seeded, BARS[:200])
+    await seeded.sql("ALTER TABLE jobs ADD CONSTRAINT refused CHECK (kind <> 'predictions')")
+    assert (await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS)))["status"] >= 400
+    assert (await DeploymentStore(seeded).all(), await ForecastStore(seeded).versions()) == ([], [])
+
+
+async def test_a_model_that_predicts_writes_no_answers_and_no_vectors(
+    gateway: Running, seeded: Database, served: Served, tmp_path: Path
+) -> None:
+    await seal(seeded, BARS[:200])
+    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
+    await served.start(seeded)
+    replicas = ModelReplicas(seeded, served.call, RealClock(), 1.0)
+    assert (await replicas.serving(None), await replicas.deployed()) == (None, [])
+    with pytest.raises(InputError, match="no model 'net'"):
+        await replicas.find("net")
+    documents = DocumentStore(seeded, call=served.call)
+    await documents.store_pages({"cash.md": "# Cash\n\nAn account has cash and positions.\n"})
+    await documents.embed()
+    assert served.asked == 0
 
 
 async def test_the_scheduler_asks_the_processes_of_deployed_models(

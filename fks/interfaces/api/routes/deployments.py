@@ -14,11 +14,10 @@ from fks.interfaces.api.exact import ExactJson
 from fks.interfaces.api.query import Admin, Body, BodyOf, Gate, Reader
 from fks.interfaces.api.routing import Router
 from fks.model.errors import not_found, unprocessable
-from fks.model.timeframe import NS, to_ns
+from fks.model.timeframe import NS, iso, to_ns
 from fks.store.deployments import Predicted
 from fks.store.deployments import deploy as deploy_row
 from fks.store.deployments import undeploy as undeploy_row
-from fks.store.forecasts import ForecastStore
 from fks.system.monitor.language_models import deployed
 
 router = Router(tags=["language models"])
@@ -101,14 +100,15 @@ async def deploy(gate: Gate, caller: Admin, body: BodyOf[DeploymentBody]) -> Exa
                 "fetch the file again, or give its hash",
             )
         wanted = replace(wanted, sha256=digest, size_bytes=size)
-    await deploy_row(gate.db, wanted, predicted, by=caller.name)
-    row = next(row for row in await deployed(gate.db) if row["name"] == wanted.name)
-    if predicted is not None:
-        from fks.research.jobs.predictions import submit_history
+    job = {}
+    async with gate.db.transaction() as tx:
+        version = await deploy_row(tx, wanted, predicted, by=caller.name)
+        if version is not None:
+            from fks.research.jobs.predictions import submit_history
 
-        (live,) = (one for one in await ForecastStore(gate.db).versions(wanted.name) if one.stage == "live")
-        row["job"] = (await submit_history(gate.db, live, by=caller.name))["job"]
-    return ExactJson(row, status_code=201)
+            job = {"job": (await submit_history(tx, version, by=caller.name))["job"]}
+        row = next(row for row in await deployed(tx) if row["name"] == wanted.name)
+    return ExactJson(row | job, status_code=201)
 
 
 async def _predicted(gate: Gate, wanted: Deployment, given: dict[str, Any]) -> Predicted:
@@ -118,6 +118,12 @@ async def _predicted(gate: Gate, wanted: Deployment, given: dict[str, Any]) -> P
     from fks.research.jobs.predictions import parse_predictor
 
     spec = await find_market(gate.db, parse_predictor({**given, "name": wanted.name}))
+    if to_ns(spec.trained_to) > gate.deps.clock.now_ns():
+        raise unprocessable(
+            "SPEC_WRONG",
+            f"predict.trained_to ({iso(to_ns(spec.trained_to))}) is in the future",
+            "give the end of the data that trained the model",
+        )
     await asyncio.to_thread(check_file, spec, Path(wanted.model))
     return Predicted(spec.as_json(), spec.bar_ns // NS, to_ns(spec.trained_to))
 

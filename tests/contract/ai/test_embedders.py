@@ -331,7 +331,7 @@ async def test_gguf_file_gives_vectors_of_its_own_hash_alone(tmp_path: Path) -> 
     assert np.isfinite(found).all()
     assert np.allclose(found[0], found[2])
     assert not np.allclose(found[0], found[1], atol=1e-3)
-    assert "another model" in (await queue.call(replace(asked, sha256="b" * 64).message()))["error"]
+    assert "another model" in (await queue.call(replace(asked, sha256="b" * 64).message()))["refused"]
     assert await queue.call(replace(asked, timeout_s=0.0).message()) == {"refused": "deadline"}
     await engine.close()
 

@@ -63,7 +63,7 @@ NOT_RUN = {
         orders.trade runtime_config.before runtime_config.get runtime_config.history settlements.amendment
         settlements.find settlements.get signals.list store.partitions strategies.workers venues.page venues.ready
         venues.rules""",
-    "monitor": """accounts.identity alerting.delivery audit.list deployments.place
+    "monitor": """accounts.identity alerting.delivery audit.list deployments.place reading.trades
         deployments.remove deployments.save deployments.wanted kill.orders kill.release kill.snapshot metrics.one
         monitor.all_alerts nodes.all nodes.clock nodes.forget_components nodes.leave orders.closes orders.fills
         orders.get orders.open orders.page orders.want_cancel positions.list registry.remove runtime_config.before

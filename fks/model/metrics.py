@@ -47,20 +47,20 @@ METRICS: dict[str, Metric] = {
         Metric(
             "fks_forecasts_late_total", "counter", (), "bars that a version in shadow or live did not predict in time"
         ),
-        Metric("fks_model_state", "gauge", ("model", "state"), "1 for the state that a language model is in, else 0"),
-        Metric("fks_model_replicas", "gauge", ("model",), "processes that a language model is to have"),
+        Metric("fks_model_state", "gauge", ("model", "state"), "1 for the state that a deployed model is in, else 0"),
+        Metric("fks_model_replicas", "gauge", ("model",), "processes that a deployed model is to have"),
         Metric("fks_model_replicas_ready", "gauge", ("model",), "those of them that answer"),
         Metric(
             "fks_model_requests_open",
             "gauge",
             ("model", "stage"),
-            "requests that a process of a language model has: working, waiting",
+            "requests that a process of a deployed model has: working, waiting",
         ),
         Metric(
             "fks_model_requests_total",
             "counter",
             ("model", "state"),
-            "requests to a process of a language model by outcome: answered, busy, late, failed, cancelled",
+            "requests to a process of a deployed model by outcome: answered, busy, late, failed, cancelled",
         ),
         Metric("fks_model_tokens_total", "counter", ("model",), "tokens that a process of a language model wrote"),
         Metric("fks_forecasts_failed_total", "counter", (), "bars of which a deployed model made no finite number"),

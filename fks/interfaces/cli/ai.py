@@ -1,4 +1,4 @@
-"""`fks ai`: documents, search, answers with their sources, and language models, through the gateway. Texts are printed
+"""`fks ai`: documents, search, answers with their sources, and deployed models, through the gateway. Texts are printed
 as they are stored. `train`, `evaluate` and `predict` are those of `fks forecast`."""
 
 from __future__ import annotations
@@ -179,6 +179,8 @@ def deploy(
         raise click.UsageError("give --gpus or --gpu")
     if embed and predict is not None:
         raise click.UsageError("give --embed or --predict")
+    if predict is None and file is not None and file.suffix == ".onnx":
+        raise click.UsageError("an ONNX file is served with --predict; an encoder as its folder, with --embed")
     try:
         spec = None if predict is None else json.load(predict)
     except ValueError as error:
@@ -226,7 +228,7 @@ _PROCESSES: Columns = {
 
 
 def _show_models(found: list[dict[str, Any]], **_: Any) -> None:
-    table(found, _MODELS, empty="no language model is served; see 'fks ai deploy'")
+    table(found, _MODELS, empty="no model is served; see 'fks ai deploy'")
     if processes := [process for row in found for process in row.get("processes", ())]:
         click.echo()
         table(processes, _PROCESSES)
@@ -235,7 +237,7 @@ def _show_models(found: list[dict[str, Any]], **_: Any) -> None:
 @ai.command()
 @gateway_result("fks.ai-models/1", _show_models)
 def models(gateway: GatewaySession) -> Any:
-    """List the language models that are served and those that cannot be, with the processes of their replicas: memory,
+    """List the models that are served and those that cannot be, with the processes of their replicas: memory,
     open requests, tokens a second over the last minute, requests since the process began, and its last death; and the
     versions of models of forecasts in shadow or live, with their drift."""
     versions = [

@@ -391,26 +391,27 @@ class Forecaster:
 
     async def _ask(self, serving: Serving, left_s: float, *, is_first: bool) -> None:
         """Store the prediction of a deployed model that answers in time; a later one is not stored."""
-        version, made = serving.version, 0
+        version, made, loop = serving.version, 0, asyncio.get_running_loop()
+        deadline_s = loop.time() + left_s
         try:
             spec = parse_predictor(version.spec)
             end_ns = serving.sealed_ns + spec.bar_ns
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout_at(deadline_s):
                 bars = await self._bars_of(serving, spec.bars)
                 is_newest = len(bars) > 0 and int(bars.time_ns[-1]) == serving.sealed_ns
                 row = await asyncio.to_thread(spec.row, bars) if is_newest else None
-                if row is None:
-                    raise no_row(spec, bars, end_ns)
-                if self._processes is None:
-                    raise OutageError("processes of models cannot be reached from here")
-                values = await self._processes.predict(version, spec, [row], left_s)
+            if row is None:
+                raise no_row(spec, bars, end_ns)
+            if self._processes is None:
+                raise OutageError("processes of models cannot be reached from here")
+            values = await self._processes.predict(version, spec, [row], deadline_s - loop.time())
             if not isfinite(values[0]):
                 raise PeerError(f"the output of the bar that ended {iso(end_ns)} is not finite")
             made = await add_predictions(
                 self._store, version, spec, serving.symbol, [end_ns], [row], values, is_live=True
             )
         except (NoAnswerError, OutageError, TimeoutError) as error:
-            reason = str(error) or f"no answer within {left_s:.3g} s"
+            reason = str(error) or f"its bars were not read within {left_s:.3g} s"
             self._log.warning("forecast.unanswered", model=version.model, symbol=serving.symbol, error=reason)
         except (PeerError, InputError) as error:  # its answer, or a spec of another build
             self.failed += 1

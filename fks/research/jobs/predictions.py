@@ -62,21 +62,26 @@ class ModelProcesses:
 
         Errors: PeerError for rows that the model cannot take; NoAnswerError; OutageError of the database.
         """
-        end_s, reason = self._clock.monotonic() + timeout_s, "no replica serves"
-        inputs = [spec.named(row) for row in rows]
-        while (left_s := end_s - self._clock.monotonic()) > 0:
-            ready = await self._ready(version)
-            for number, child in enumerate(ready):
-                share_s = left_s / (len(ready) - number)
-                asked = FeatureRows(inputs, spec.output, version.artifact_hash, share_s)
-                try:
-                    async with asyncio.timeout(share_s):
-                        return _values(await self._call(child, asked.message()), len(rows))
-                except (OutageError, TimeoutError) as error:
-                    reason = f"{child}: {str(error) or 'no answer'}"
-                left_s = max(end_s - self._clock.monotonic(), 0.0)
-            await self._clock.sleep(min(_AGAIN_S, left_s))
-        raise NoAnswerError(f"{version.model} gave no prediction within {timeout_s:.3g} s: {reason}")
+        loop, reason = asyncio.get_running_loop(), "no replica serves"
+        end_s, inputs = loop.time() + timeout_s, [spec.named(row) for row in rows]
+        try:
+            async with asyncio.timeout_at(end_s):
+                while True:
+                    ready = await self._ready(version)
+                    for number, child in enumerate(ready):
+                        share_s = (end_s - loop.time()) / (len(ready) - number)
+                        asked = FeatureRows(inputs, spec.output, version.artifact_hash, share_s)
+                        reason = f"{child}: no answer"
+                        try:
+                            async with asyncio.timeout(share_s):
+                                return _values(await self._call(child, asked.message()), len(rows))
+                        except OutageError as error:
+                            reason = f"{child}: {error}"
+                        except TimeoutError:
+                            pass  # the next one, if there is time
+                    await self._clock.sleep(_AGAIN_S)
+        except TimeoutError:
+            raise NoAnswerError(f"no prediction of {version.model} within {timeout_s:.3g} s: {reason}") from None
 
     async def _ready(self, version: ModelVersion) -> list[str]:
         """Return the replicas that serve the file of a version."""

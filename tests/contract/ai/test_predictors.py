@@ -246,7 +246,8 @@ async def test_an_answer_after_the_deadline_of_a_bar_is_not_stored(
     assert len(await rows_of(seeded)) == before
     await live.settle()
     assert (len(await rows_of(seeded)), live.late, live.failed) == (before, 1, 0)
-    assert log.events("warning") == ["forecast.unanswered"]
+    ((_, event, given),) = [line for line in log.lines if line[0] == "warning"]
+    assert (event, "inference:net:0: no answer" in given["error"]) == ("forecast.unanswered", True), given
     # a row that a strategy recorded as missing stays, though the answer came in time
     served.delay_s = 0.0
     await sealed(seeded, 201)
@@ -656,3 +657,5 @@ async def test_commands_deploy_a_model_that_predicts(
     assert (code, "not JSON" in err) == (USAGE, True)
     code, _, err = await fks("ai", "deploy", "net", "--file", str(file), "--predict", str(spec), "--embed")
     assert (code, "--embed or --predict" in err) == (USAGE, True)
+    code, _, err = await fks("ai", "deploy", "net", "--file", str(file))
+    assert (code, "served with --predict" in err) == (USAGE, True)

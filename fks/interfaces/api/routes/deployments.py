@@ -24,7 +24,7 @@ router = Router(tags=["language models"])
 
 
 class DeploymentBody(Body):
-    """A language model to be served."""
+    """A model to be served."""
 
     name: str = Field(max_length=40, pattern=f"^{NAME.pattern}$")
     engine: Literal["llama_cpp", "onnx", "ollama", "openai_compatible"] = "llama_cpp"
@@ -70,7 +70,7 @@ class DeploymentBody(Body):
 
 @router.get("/ai/deployments")
 async def deployments(gate: Gate, caller: Reader) -> ExactJson:
-    """List the language models with their states: starting, serving, waiting, unschedulable or failed, with the
+    """List the deployed models with their states: starting, serving, waiting, unschedulable or failed, with the
     reason. `processes`: of each replica the state and node, its memory, open requests (`working`, `waiting`), tokens a
     second over the last minute, the counts since it began, and its last death; figures are null while it reports
     none."""

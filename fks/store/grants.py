@@ -63,8 +63,9 @@ USES: Final[Mapping[str, str]] = {
         documents.remove_others documents.save documents.save_chunk documents.state documents.terms
         drift.made drift.missed drift.pause drift.version_since facts.decisions facts.instruments facts.turnover
         feature_values.is_known feature_values.list feature_values.read
-        forecasts.add forecasts.add_model forecasts.add_version forecasts.bar_s forecasts.hold
-        forecasts.of_fingerprint forecasts.predicted forecasts.serving forecasts.set_stage forecasts.versions
+        forecasts.add forecasts.add_model forecasts.add_version forecasts.bar_s forecasts.ends_of
+        forecasts.hold forecasts.of_fingerprint forecasts.predicted forecasts.serving forecasts.set_stage
+        forecasts.versions
         gaps.add_known gaps.drop_known gaps.known gaps.missing gaps.series
         instruments.all instruments.get instruments.merge instruments.retire
         jobs.beat jobs.cancel jobs.claim jobs.finish jobs.get jobs.list jobs.load jobs.note_runner jobs.submit

@@ -112,31 +112,30 @@ async def fill_history(
     advance: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Any]:
     """Predict the stored bars since the end of the data that trained a deployed model, and return how many rows are
-    new. Bars that have a row keep it. A bar has none where a feature or the value is not finite (`without`).
+    new. Bars that have a row are not asked for again. A bar has none where a feature or the value is not finite
+    (`without`).
 
     Errors: InputError NO_DATA; those of `ModelProcesses.predict`; what `advance` raises.
     """
-    spec, store, made, new, without = parse_predictor(version.spec), ForecastStore(db), 0, 0, 0
+    spec, store, new, without = parse_predictor(version.spec), ForecastStore(db), 0, 0
     for place, symbol in enumerate(spec.symbols):
         bars = await _stored(db, version, symbol)
         ends = bars.time_ns + spec.bar_ns
-        first = max(int(np.searchsorted(ends, version.label_end_ns)), spec.bars - 1)
-        for start in range(first, len(bars), _ROWS):
-            found = await asyncio.to_thread(_rows, spec, bars, range(start, min(start + _ROWS, len(bars))))
-            await asyncio.sleep(0)
-            advance((place + (start - first) / max(len(bars) - first, 1)) / len(spec.symbols))
-            without += min(_ROWS, len(bars) - start) - len(found)
-            if not found:
-                continue
-            values = await processes.predict(version, spec, [*found.values()], AWAY_S)
+        have = await store.ends_of(column_of(version.model), symbol, from_ns=version.label_end_ns)
+        is_wanted = (ends >= version.label_end_ns) & ~np.isin(ends, have)
+        wanted = np.flatnonzero(is_wanted[spec.bars - 1 :]) + spec.bars - 1
+        for start in range(0, len(wanted), _ROWS):
+            advance((place + start / len(wanted)) / len(spec.symbols))
+            asked = wanted[start : start + _ROWS].tolist()
+            found = await asyncio.to_thread(_rows, spec, bars, asked)
+            values = await processes.predict(version, spec, [*found.values()], AWAY_S) if found else []
             kept = [item for item in zip(found.items(), values, strict=True) if isfinite(item[1])]
-            without += len(values) - len(kept)
-            made += len(kept)
+            without += len(asked) - len(kept)
             numbers, rows = [number for (number, _), _ in kept], [row for (_, row), _ in kept]
             new += await add_predictions(
                 store, version, spec, symbol, ends[numbers], rows, [value for _, value in kept], is_live=False
             )
-    return {"model": version.model, "version": version.version, "rows": made, "new": new, "without": without}
+    return {"model": version.model, "version": version.version, "new": new, "without": without}
 
 
 async def _stored(db: Database, version: ModelVersion, symbol: str) -> Bars:

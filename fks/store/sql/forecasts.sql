@@ -48,6 +48,10 @@ SELECT f.symbol, f.time, f.value, f.lower, f.upper
  WHERE f.version = $2 AND f.origin = 'live' AND f.state = 'ok'
  ORDER BY f.time DESC, f.symbol LIMIT $4;
 
+-- name: ends_of
+-- The ends of the bars of which a column ($1) of a folded symbol has a row, from a time on.
+SELECT time FROM feature_values WHERE feature = $1 AND symbol = $2 AND known_at >= $3;
+
 -- name: predicted
 -- Count the predictions that a version made live in a column since it came to its stage.
 SELECT count(*) FROM feature_values f JOIN ai_model_versions v ON v.model = $1 AND v.version = $2

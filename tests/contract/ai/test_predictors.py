@@ -187,8 +187,11 @@ async def test_live_values_equal_those_of_history_bit_for_bit(
     (version,) = await ForecastStore(seeded).versions("net")
     rows = 221 - parse_predictor(version.spec).bars
     assert 60 < rows < 215
-    assert done.result == {"model": "net", "version": 1, "rows": rows, "new": rows - 20, "without": 0}
+    assert done.result == {"model": "net", "version": 1, "new": rows - 20, "without": 0}
     assert [dict(row) for row in (await rows_of(seeded))[-20:]] == [dict(row) for row in first], "the first row stays"
+    before = served.asked
+    filled = await fill_history(seeded, ModelProcesses(seeded, served.call, RealClock()), version)
+    assert (filled["new"], served.asked) == (0, before), "bars that have a row are not asked for again"
     await seeded.sql("DELETE FROM feature_values")
     await fill_history(seeded, ModelProcesses(seeded, served.call, RealClock()), version)
     again = (await rows_of(seeded))[-20:]
@@ -284,7 +287,7 @@ async def test_an_output_that_is_not_one_number_leaves_no_row(
     (version,) = await ForecastStore(seeded).versions("net")
     if fault == "not finite":
         done = await fill_history(seeded, processes, version)
-        assert (done["rows"], done["without"] > 100) == (0, True)
+        assert (done["new"], done["without"] > 100) == (0, True)
     else:
         with pytest.raises(PeerError, match="other values than one number for each row"):
             await fill_history(seeded, processes, version)

@@ -193,9 +193,9 @@ class ForecastStore(SqlStore[Querier], queries="forecasts"):
     ) -> list[tuple[str, datetime, float, float, float]]:
         """Return the newest predictions that a version made live: folded symbol, end of the bar, value and interval."""
 
-    async def ends_of(self, column: str, symbol: str, *, from_ns: int) -> Ints:
-        """Return the ends of the bars of which a column has a row, from a time on. Shape: (rows,)."""
-        rows = await self._db.fetch("forecasts.ends_of", column, folded(symbol), to_datetime(from_ns))
+    async def ends_of(self, column: str, symbol: str) -> Ints:
+        """Return the ends of the bars of which a column has a row. Shape: (rows,)."""
+        rows = await self._db.fetch("forecasts.ends_of", column, folded(symbol))
         return np.array([to_ns(row["time"]) for row in rows], dtype=np.int64)
 
     async def note(self, entry: AuditEntry) -> None:

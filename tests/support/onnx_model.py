@@ -60,14 +60,15 @@ def write_predictor(
     seed: int = 1,
     bias: float = 0.0,
     is_silent: bool = False,
+    is_double: bool = False,
 ) -> Path:
     """Write a model of named inputs with so many columns each: operation(all columns @ weights + bias), as `y`.
 
-    `is_silent`: it declares no number of columns.
+    `is_silent`: it declares no number of columns; `is_double`: all is of double, in place of float.
     """
-    total = sum(inputs.values())
-    weights = np.random.default_rng(seed).standard_normal((total, columns), np.float32)
-    tensors = [("weights", weights), ("bias", np.full(columns, bias, np.float32))]
+    total, kind, dtype = sum(inputs.values()), 11 if is_double else 1, np.float64 if is_double else np.float32
+    weights = np.random.default_rng(seed).standard_normal((total, columns)).astype(dtype)
+    tensors = [("weights", weights), ("bias", np.full(columns, bias, dtype))]
     nodes = [
         [*(_field(1, name) for name in inputs), _field(2, "joined"), _field(4, "Concat"), _field(5, _axis(1))],
         [*(_field(1, name) for name in ("joined", "weights", "bias")), _field(2, "made"), _field(4, "Gemm")],
@@ -76,10 +77,10 @@ def write_predictor(
     graph = b"".join(_field(1, b"".join(node)) for node in nodes) + _field(2, "predictor")
     for name, values in tensors:
         sides = b"".join(_field(1, side) for side in values.shape)
-        graph += _field(5, sides + _field(2, 1) + _field(8, name) + _field(9, values.tobytes()))
+        graph += _field(5, sides + _field(2, kind) + _field(8, name) + _field(9, values.tobytes()))
     for name, width in inputs.items():
-        graph += _field(11, _value(name, 1, "rows", "columns" if is_silent else width))
-    graph += _field(12, _value("y", 1, "rows", "columns" if is_silent else columns))
+        graph += _field(11, _value(name, kind, "rows", "columns" if is_silent else width))
+    graph += _field(12, _value("y", kind, "rows", "columns" if is_silent else columns))
     file.write_bytes(_field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13)))
     return file
 

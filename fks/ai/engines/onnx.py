@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,7 +135,7 @@ class OnnxPredictor:
             self._value(inputs, output.name)
 
     async def predict(self, asked: FeatureRows) -> list[float]:
-        """Return a value for each row, NaN for one that is not finite. Errors: PeerError for inputs that the model does
+        """Return a value for each row, which may not be finite. Errors: PeerError for inputs that the model does
         not have, or an output that is not one number."""
         check_meant(asked, self._deployment)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._values, asked)
@@ -158,8 +157,7 @@ class OnnxPredictor:
             raise PeerError(f"onnxruntime: {str(error)[:200]}") from error
         if found.size != 1 or found.dtype.kind != "f":
             raise PeerError(f"the output {output} of a row has the shape {found.shape} and type {found.dtype}")
-        value = float(found.reshape(()))
-        return value if math.isfinite(value) else math.nan
+        return float(found.reshape(()))
 
     async def complete(self, asked: Completion, take: TextTaker | None = None) -> Completed:
         """Refuse. Errors: PeerError."""

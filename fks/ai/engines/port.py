@@ -101,8 +101,8 @@ class ModelEngine(Protocol):
         """Return a vector for each text, as the model gives it. Errors: PeerError."""
 
     async def predict(self, asked: FeatureRows) -> list[float]:
-        """Return a value for each row of features, NaN where the model makes none that is finite. That of a row does
-        not depend on the others. Errors: PeerError."""
+        """Return a value for each row of features, which may not be finite and does not depend on the other rows.
+        Errors: PeerError."""
 
     async def close(self) -> None:
         """Free the model."""

@@ -56,7 +56,7 @@ class ModelProcesses:
     async def predict(
         self, version: ModelVersion, spec: PredictorSpec, rows: Sequence[Floats], timeout_s: float
     ) -> list[float]:
-        """Return the value of each row, NaN where it is not finite. A request whose process dies, is busy or serves the
+        """Return the value of each row, which may not be finite. A request whose process dies, is busy or serves the
         file before goes to another replica, or to the same one later, until the time is over. One that hangs leaves the
         others their share of it.
 
@@ -67,7 +67,7 @@ class ModelProcesses:
         try:
             async with asyncio.timeout_at(end_s):
                 while True:
-                    ready = await self._ready(version)
+                    ready = await self._ready(version.model)
                     for number, child in enumerate(ready):
                         share_s = (end_s - loop.time()) / (len(ready) - number)
                         asked = FeatureRows(inputs, spec.output, version.artifact_hash, share_s)
@@ -83,11 +83,9 @@ class ModelProcesses:
         except TimeoutError:
             raise NoAnswerError(f"no prediction of {version.model} within {timeout_s:.3g} s: {reason}") from None
 
-    async def _ready(self, version: ModelVersion) -> list[str]:
-        """Return the replicas that serve the file of a version."""
-        rows = await self._deployments.all()
-        wanted = (version.model, version.artifact_hash)
-        return [child for row in rows if (row["name"], row["sha256"]) == wanted for child in row["ready"]]
+    async def _ready(self, model: str) -> list[str]:
+        """Return the replicas of a model that are ready; one may have the file before still."""
+        return [child for row in await self._deployments.all() if row["name"] == model for child in row["ready"]]
 
 
 def _values(answer: Mapping[str, Any], count: int) -> list[float]:
@@ -121,7 +119,7 @@ async def fill_history(
     for place, symbol in enumerate(spec.symbols):
         bars = await _stored(db, version, symbol)
         ends = bars.time_ns + spec.bar_ns
-        have = await store.ends_of(column_of(version.model), symbol, from_ns=version.label_end_ns)
+        have = await store.ends_of(column_of(version.model), symbol)
         is_wanted = (ends >= version.label_end_ns) & ~np.isin(ends, have)
         wanted = np.flatnonzero(is_wanted[spec.bars - 1 :]) + spec.bars - 1
         for start in range(0, len(wanted), _ROWS):
@@ -183,7 +181,9 @@ async def add_predictions(
 
 
 def no_row(spec: PredictorSpec, bars: Bars, end_ns: int) -> PeerError:
-    """Return the error for a bar without a row of features."""
+    """Return the error for a bar without a row of features. `bars`: the stored ones, up to it."""
+    if not len(bars) or int(bars.time_ns[-1]) + spec.bar_ns != end_ns:
+        return PeerError(f"the bar that ended {iso(end_ns)} is not complete")
     if len(bars) < spec.bars:
         return PeerError(f"{len(bars)} bars are stored up to {iso(end_ns)}, and its features need {spec.bars}")
     return PeerError(f"a feature of the bar that ended {iso(end_ns)} is not finite")

@@ -49,8 +49,8 @@ SELECT f.symbol, f.time, f.value, f.lower, f.upper
  ORDER BY f.time DESC, f.symbol LIMIT $4;
 
 -- name: ends_of
--- The ends of the bars of which a column ($1) of a folded symbol has a row, from a time on.
-SELECT time FROM feature_values WHERE feature = $1 AND symbol = $2 AND known_at >= $3;
+-- The ends of the bars of which a column ($1) of a folded symbol has a row.
+SELECT time FROM feature_values WHERE feature = $1 AND symbol = $2;
 
 -- name: predicted
 -- Count the predictions that a version made live in a column since it came to its stage.

@@ -6,6 +6,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 from actors.scheduler import SchedulerActor
 from fks.ai.engines import engine_of
 from fks.ai.engines.deployment import Deployment, facts_of_model
+from fks.ai.engines.encoder_files import DeclaredTensor
 from fks.ai.engines.port import FeatureRows
 from fks.ai.engines.queue import InferenceQueue
+from fks.ai.predictor import check_tensors
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Settings
@@ -258,9 +261,12 @@ async def test_an_answer_after_the_deadline_of_a_bar_is_not_stored(
     await ForecastStore(seeded).miss(
         ["forecast:net"], "binance", "BTCUSDT", after_ns=end_ns - MINUTE_NS, through_ns=end_ns
     )
-    await predicted(live)
+    restarted = forecaster(seeded, served)
+    for one in (live, restarted):
+        await predicted(one)
     last = (await rows_of(seeded))[-1]
     assert (last["state"], np.isnan(last["value"]), live.late) == ("missing", True, 2)
+    assert restarted.late == 0, "the first bar after a start may be one of before"
 
 
 @pytest.mark.parametrize("fault", ["not finite", "another count", "no number"])
@@ -301,6 +307,27 @@ async def test_too_few_bars_give_no_row(gateway: Running, seeded: Database, serv
     live = forecaster(seeded, served)
     await predicted(live)
     assert (await rows_of(seeded), live.failed, served.asked) == ([], 1, 0)
+
+
+async def test_a_bar_that_is_not_complete_is_not_predicted(
+    gateway: Running, seeded: Database, served: Served, tmp_path: Path
+) -> None:
+    await seal(seeded, BARS[:200])
+    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
+    await served.start(seeded)
+    log = CollectingLog()
+    live = forecaster(seeded, served, log)
+    await seal(seeded, BARS[200:201], is_complete=False)
+    await seeded.sql("UPDATE ohlcv_data SET updated_at = now() + interval '1 h'")
+    await predicted(live)
+    assert (await rows_of(seeded), live.failed, served.asked) == ([], 1, 0)
+    assert "is not complete" in str(log.lines[-1])
+    (version,) = await ForecastStore(seeded).versions("net")
+    shares: list[float] = []
+    done = await fill_history(seeded, ModelProcesses(seeded, served.call, RealClock()), version, shares.append)
+    assert done["new"] == len(await rows_of(seeded))
+    assert shares == sorted(shares)
+    assert (shares[0], 0.5 < shares[-1] < 1.0) == (0.0, True)
 
 
 async def test_a_killed_process_gives_a_bar_one_row_once_it_is_back(
@@ -453,7 +480,7 @@ async def test_the_scheduler_asks_the_processes_of_deployed_models(
 ) -> None:
     monkeypatch.delitem(schedule.TASKS, "documents")
     await seal(seeded, BARS[:200])
-    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
+    made = await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
     await deploy(gateway, write_predictor(tmp_path / "ill.onnx", WIDTHS, operation="Sqrt", bias=-100.0), "ill")
     for name in ("net", "ill"):
         await served.start(seeded, name)
@@ -469,7 +496,10 @@ async def test_the_scheduler_asks_the_processes_of_deployed_models(
         lease=None,
     )
 
+    claimed: list[str] = []
+
     async def run_job(home: str, job_id: str, gpus: int) -> None:
+        claimed.append(job_id)
         await asyncio.Event().wait()
 
     await sealed(seeded, 200)
@@ -481,10 +511,11 @@ async def test_the_scheduler_asks_the_processes_of_deployed_models(
             return len(await rows_of(seeded)) == 1
 
         await until(is_stored)
+        await until(lambda: claimed)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert await rows_of(seeded, "forecast:ill") == []
+    assert (claimed, await rows_of(seeded, "forecast:ill")) == ([made["job"]], [])
 
 
 @pytest.mark.parametrize(
@@ -533,19 +564,54 @@ async def test_files_and_names_that_cannot_predict_are_refused(
     assert await DeploymentStore(seeded).all() == []
 
 
+def pinned(file: Path, gpus: float = 0.0) -> Deployment:
+    """Return the deployment of a file with its hash."""
+    wanted = Deployment("net", "onnx", str(file), gpus=gpus, purpose="predict")
+    digest, size = facts_of_model(wanted)
+    return replace(wanted, sha256=digest, size_bytes=size)
+
+
+@pytest.mark.parametrize(
+    ("given", "made", "reason"),
+    [
+        (DeclaredTensor("x", 7, (None, 1)), ("y", 1, (None, 1)), "the input x is of neither float nor double"),
+        (DeclaredTensor("x", 1, (5, 1)), ("y", 1, (None, 1)), "the input x has the shape 5 × 1, not rows × 1"),
+        (DeclaredTensor("x", 1, (None,)), ("y", 1, (None, 1)), "the input x has the shape rows, not rows × 1"),
+        (DeclaredTensor("x", 1, (None, 3, 1)), ("y", 1, (None, 1)), "the input x has the shape rows × 3 × 1"),
+        (DeclaredTensor("x", 11, (1, 1)), ("y", 7, (None,)), "the output y is of neither float nor double"),
+        (DeclaredTensor("x", 11, (1, 1)), ("y", 1, (None, 3)), "the output y has the shape rows × 3, not rows × 1"),
+        (DeclaredTensor("x", 11, (1, 1)), ("y", 11, (None,)), ""),
+        (DeclaredTensor("x", 1, None), ("y", 1, None), ""),
+    ],
+)
+def test_declared_types_and_shapes_are_checked(
+    given: DeclaredTensor, made: tuple[str, int, tuple[int | None, ...] | None], reason: str
+) -> None:
+    spec = parse_predictor(PREDICT | {"name": "net", "inputs": {"x": INPUTS["levels"]}})
+    output = DeclaredTensor(*made)
+    if not reason:
+        check_tensors(spec, [given], [output])
+        return
+    with pytest.raises(InputError, match=reason) as refused:
+        check_tensors(spec, [given], [output])
+    assert refused.value.code == "AI_DEPLOYMENT"
+
+
 async def test_shapes_that_a_file_leaves_open_fail_in_its_process(tmp_path: Path) -> None:
-    file = write_predictor(tmp_path / "net.onnx", WIDTHS, is_silent=True)
-    plain = Deployment("net", "onnx", str(file), purpose="predict")
-    digest, size = facts_of_model(plain)
-    wanted = Deployment("net", "onnx", str(file), sha256=digest, size_bytes=size, purpose="predict")
     with pytest.raises(PeerError, match="onnxruntime"):
-        await engine_of(wanted).load()
-    whole = write_predictor(tmp_path / "whole.onnx", WIDTHS)
-    digest, size = facts_of_model(Deployment("net", "onnx", str(whole), purpose="predict"))
-    wanted = Deployment("net", "onnx", str(whole), sha256=digest, size_bytes=size, purpose="predict")
-    engine = engine_of(wanted)
+        await engine_of(pinned(write_predictor(tmp_path / "net.onnx", WIDTHS, is_silent=True))).load()
+    two = write_predictor(tmp_path / "two.onnx", {"x": 1}, columns=2, is_silent=True)
+    with pytest.raises(PeerError, match=r"the output y of a row has the shape \(1, 2\)"):
+        await engine_of(pinned(two)).load()
+    double = pinned(write_predictor(tmp_path / "double.onnx", WIDTHS, is_double=True))
+    engine = engine_of(double)
     await engine.load()
     row = {"returns": [0.1, 0.2], "levels": [0.3]}
+    assert len(await engine.predict(FeatureRows([row], "", double.sha256, 1.0))) == 1
+    whole = write_predictor(tmp_path / "whole.onnx", WIDTHS)
+    wanted = pinned(whole)
+    digest, engine = wanted.sha256, engine_of(wanted)
+    await engine.load()
     assert len(await engine.predict(FeatureRows([row, row], "", digest, 1.0))) == 2
     for rows, sha256, reason in (
         ([{"returns": [0.1, 0.2]}], digest, "has the inputs levels, returns, not returns"),
@@ -558,9 +624,8 @@ async def test_shapes_that_a_file_leaves_open_fail_in_its_process(tmp_path: Path
     write_predictor(whole, WIDTHS, seed=2)
     with pytest.raises(PeerError, match="another SHA-256"):
         await engine_of(wanted).load()
-    on_gpu = Deployment("net", "onnx", str(whole), sha256=facts_of_model(wanted)[0], gpus=0.5, purpose="predict")
     with pytest.raises(PeerError, match="CUDAExecutionProvider"):
-        await engine_of(on_gpu).load()
+        await engine_of(pinned(whole, gpus=0.5)).load()
 
 
 async def test_a_deployment_replaces_and_ends_the_live_version(
@@ -571,7 +636,8 @@ async def test_a_deployment_replaces_and_ends_the_live_version(
     for file in (first, first, second):
         assert (await deploy(gateway, file))["status"] == 201
     store = ForecastStore(seeded)
-    assert [(one.version, one.stage) for one in await store.versions()] == [(2, "live"), (1, "retired")]
+    found = await store.versions()
+    assert [(one.version, one.stage, one.replaced) for one in found] == [(2, "live", 1), (1, "retired", None)]
     await served.start(seeded)
     live = forecaster(seeded, served)
     await predicted(live)
@@ -589,6 +655,18 @@ async def test_a_deployment_replaces_and_ends_the_live_version(
     assert len(await rows_of(seeded)) == 1, "its predictions stay, and no more are made"
     await deploy(gateway, first)
     assert [(one.version, one.stage) for one in await store.versions()] == [(2, "retired"), (1, "live")]
+    await deploy(gateway, first, trained_to=iso(int(BARS.time_ns[50])))
+    assert [one.stage for one in await store.versions()] == ["live", "retired", "retired"], "another spec"
+    assert (await deploy_text(gateway, "net"))["status"] == 201
+    assert {one.stage for one in await store.versions()} == {"retired"}
+
+
+async def deploy_text(gateway: Running, name: str) -> dict[str, Any]:
+    """Deploy a language model over HTTP, and return the answer."""
+    body = {"name": name, "engine": "ollama", "model": "words", "url": "http://127.0.0.1:9"}
+    async with gateway.client("admin") as client:
+        answer = await client.post("/ai/deployments", json=body)
+    return {"status": answer.status_code, **answer.json()}
 
 
 async def test_a_trained_model_and_a_deployed_one_share_no_name(
@@ -600,6 +678,9 @@ async def test_a_trained_model_and_a_deployed_one_share_no_name(
     refused = await deploy(gateway, file, "ar")
     assert (refused["status"], refused["code"]) == (409, "FORECAST_MARKET")
     assert await DeploymentStore(seeded).all() == []
+    await seeded.sql("UPDATE ai_model_versions SET stage = 'live'")
+    assert (await deploy_text(gateway, "ar"))["status"] == 201
+    assert [one.stage for one in await ForecastStore(seeded).versions()] == ["live"], "a text retires no forecasts"
     assert (await deploy(gateway, file))["status"] == 201
     with pytest.raises(InputError, match="are deployed") as conflict:
         await add_trained(seeded, "net")

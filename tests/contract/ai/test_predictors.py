@@ -470,7 +470,7 @@ async def test_a_model_that_predicts_writes_no_answers_and_no_vectors(
     with pytest.raises(InputError, match="no model 'net'"):
         await replicas.find("net")
     documents = DocumentStore(seeded, call=served.call)
-    await documents.store_pages({"cash.md": "# Cash\n\nAn account has cash and positions.\n"})
+    await documents.store_pages({"cash.txt": "# Cash\n\nAn account has cash and positions.\n"})
     await documents.embed()
     assert served.asked == 0
 

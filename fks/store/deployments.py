@@ -121,7 +121,7 @@ async def deploy(
             reference=[],
             by=by,
         )
-        await enter_live(tx, version, by=by)
+        version = await enter_live(tx, version, by=by)
     await DeploymentStore(tx).save(wanted, by=by)
     return version
 

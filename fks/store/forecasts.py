@@ -195,8 +195,7 @@ class ForecastStore(SqlStore[Querier], queries="forecasts"):
 
     async def ends_of(self, column: str, symbol: str) -> Ints:
         """Return the ends of the bars of which a column has a row. Shape: (rows,)."""
-        rows = await self._db.fetch("forecasts.ends_of", column, folded(symbol))
-        return np.array([to_ns(row["time"]) for row in rows], dtype=np.int64)
+        return np.array(await self._db.fetchval("forecasts.ends_of", column, folded(symbol)), dtype=np.int64) * 1_000
 
     async def note(self, entry: AuditEntry) -> None:
         """Add a row to the audit, in the transaction of the change."""
@@ -343,10 +342,9 @@ async def rollback(db: Database, model: str, *, by: str) -> ModelVersion | None:
         return None if before is None else await _stage(store, before, "live", by=by)
 
 
-async def enter_live(tx: Querier, version: ModelVersion, *, by: str) -> None:
-    """Have a deployed version predict in place of the one before. `tx`: a transaction."""
-    if version.stage != "live":
-        await _enter(ForecastStore(tx), version, "live", by=by)
+async def enter_live(tx: Querier, version: ModelVersion, *, by: str) -> ModelVersion:
+    """Have a deployed version predict in place of the one before, and return it as it is now. `tx`: a transaction."""
+    return version if version.stage == "live" else await _enter(ForecastStore(tx), version, "live", by=by)
 
 
 async def retire_deployed(tx: Querier, model: str, *, by: str) -> None:

@@ -129,7 +129,7 @@ class AnotherModelError(PeerError):
 
 
 def check_meant(asked: Embedding | FeatureRows, served: Deployment) -> None:
-    """Errors: AnotherModelError."""
+    """Refuse a request that means another model than the one that is served. Errors: AnotherModelError."""
     purpose = "embed" if isinstance(asked, Embedding) else "predict"
     if (served.purpose, served.sha256) != (purpose, asked.sha256):
         wanted = "vectors" if purpose == "embed" else "predictions"

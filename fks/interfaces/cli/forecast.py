@@ -157,7 +157,7 @@ def predict(ctx: click.Context, model: str, version: int | None) -> Any:
     """Fill the column forecast:MODEL for backtests: each stored bar is predicted by the fold trained before it. Of a
     model that is deployed a job fills it, which asks its process.
 
-    VERSION: default the newest. A bar that has a prediction keeps it.
+    VERSION: default the newest; of a model that is deployed the live one alone. A bar that has a prediction keeps it.
     """
     from fks.research.jobs.forecast import backfill
     from fks.research.jobs.predictions import submit_history
@@ -166,7 +166,9 @@ def predict(ctx: click.Context, model: str, version: int | None) -> Any:
     models = paths_of(ctx).models
 
     async def work(db: Database) -> dict[str, Any]:
-        found = await ForecastStore(db).find(model, version)
+        store = ForecastStore(db)
+        live = [one.version for one in await store.versions(model) if one.is_deployed and one.stage == "live"]
+        found = await store.find(model, version or next(iter(live), None))
         return await (submit_history(db, found, by="cli") if found.is_deployed else backfill(db, models, found))
 
     return in_database(ctx, work)

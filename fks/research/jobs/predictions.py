@@ -18,7 +18,7 @@ from fks.ai.forecast import inputs_hashes
 from fks.ai.predictor import PredictorSpec
 from fks.clock import Clock
 from fks.model.bar import Bars, Floats
-from fks.model.errors import OutageError, PeerError
+from fks.model.errors import OutageError, PeerError, unprocessable
 from fks.model.features import column_of
 from fks.model.timeframe import iso
 from fks.research.jobs.backtest import BarsRequest
@@ -51,7 +51,8 @@ class ModelProcesses:
     """The processes of deployed models that predict. Holds nothing."""
 
     def __init__(self, db: Database, call: InferenceCall, clock: Clock) -> None:
-        self._deployments, self._call, self._clock = DeploymentStore(db), call, clock
+        self._deployments, self._versions = DeploymentStore(db), ForecastStore(db)
+        self._call, self._clock = call, clock
 
     async def predict(
         self, version: ModelVersion, spec: PredictorSpec, rows: Sequence[Floats], timeout_s: float
@@ -60,14 +61,15 @@ class ModelProcesses:
         file before goes to another replica, or to the same one later, until the time is over. One that hangs leaves the
         others their share of it.
 
-        Errors: PeerError for rows that the model cannot take; NoAnswerError; OutageError of the database.
+        Errors: PeerError for rows that the model cannot take; NoAnswerError, at once for a version that is retired;
+        OutageError of the database.
         """
         loop, reason = asyncio.get_running_loop(), "no replica serves"
         end_s, inputs = loop.time() + timeout_s, [spec.named(row) for row in rows]
         try:
             async with asyncio.timeout_at(end_s):
                 while True:
-                    ready = await self._ready(version.model)
+                    ready = await self._ready(version)
                     for number, child in enumerate(ready):
                         share_s = (end_s - loop.time()) / (len(ready) - number)
                         asked = FeatureRows(inputs, spec.output, version.artifact_hash, share_s)
@@ -83,9 +85,17 @@ class ModelProcesses:
         except TimeoutError:
             raise NoAnswerError(f"no prediction of {version.model} within {timeout_s:.3g} s: {reason}") from None
 
-    async def _ready(self, model: str) -> list[str]:
+    async def _ready(self, version: ModelVersion) -> list[str]:
         """Return the replicas of a model that are ready; one may have the file before still."""
-        return [child for row in await self._deployments.all() if row["name"] == model for child in row["ready"]]
+        if reason := _retired(await self._versions.find(version.model, version.version)):
+            raise NoAnswerError(reason)
+        rows = await self._deployments.all()
+        return [child for row in rows if row["name"] == version.model for child in row["ready"]]
+
+
+def _retired(version: ModelVersion) -> str:
+    """Return that a version predicts no more; "" for one that does."""
+    return "" if version.stage == "live" else f"version {version.version} of {version.model} is {version.stage}"
 
 
 def _values(answer: Mapping[str, Any], count: int) -> list[float]:
@@ -98,7 +108,12 @@ def _values(answer: Mapping[str, Any], count: int) -> list[float]:
 
 
 async def submit_history(db: Querier, version: ModelVersion, *, by: str) -> dict[str, Any]:
-    """Queue the job that fills the history of a deployed model, and return it. `db`: a database, or a transaction."""
+    """Queue the job that fills the history of a deployed model, and return it. `db`: a database, or a transaction.
+
+    Errors: InputError AI_DEPLOYMENT for a version that is retired.
+    """
+    if reason := _retired(version):
+        raise unprocessable("AI_DEPLOYMENT", reason, "deploy its file and features again ('fks ai deploy')")
     job_id = await JobStore(db).submit(KIND, {"model": version.model, "version": version.version}, submitted_by=by)
     return {"model": version.model, "version": version.version, "job": str(job_id)}
 

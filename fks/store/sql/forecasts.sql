@@ -49,8 +49,9 @@ SELECT f.symbol, f.time, f.value, f.lower, f.upper
  ORDER BY f.time DESC, f.symbol LIMIT $4;
 
 -- name: ends_of
--- The ends of the bars of which a column ($1) of a folded symbol has a row.
-SELECT time FROM feature_values WHERE feature = $1 AND symbol = $2;
+-- The ends of the bars of which a column ($1) of a folded symbol has a row, in UTC µs. One value: years of minutes
+-- would be millions of rows.
+SELECT coalesce(array_agg((extract(epoch FROM time) * 1000000)::bigint), '{}') FROM feature_values WHERE feature = $1 AND symbol = $2;
 
 -- name: predicted
 -- Count the predictions that a version made live in a column since it came to its stage.

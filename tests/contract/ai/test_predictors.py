@@ -32,7 +32,7 @@ from fks.research.jobs import predictions, schedule
 from fks.research.jobs.backtest import BarsRequest, run_job
 from fks.research.jobs.bars import load_stored
 from fks.research.jobs.forecast import Forecaster, measure_drift
-from fks.research.jobs.predictions import ModelProcesses, fill_history, parse_predictor
+from fks.research.jobs.predictions import ModelProcesses, fill_history, parse_predictor, submit_history
 from fks.research.jobs.runner import run_one
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -53,6 +53,7 @@ from tests.support.strategies import seal
 from tests.support.waiting import until
 
 MINUTE_NS = 60 * NS
+AN_HOUR_S = 3600.0
 BARS = autoregression(260, 0.5, 1, timeframe_s=60)
 INPUTS: dict[str, Any] = {
     "returns": [{"name": "rocp", "params": {"period": 1}}, {"name": "rocp", "params": {"period": 5}}],
@@ -140,6 +141,13 @@ async def deploy(gateway: Running, file: Path, name: str = "net", *, replicas: i
     async with gateway.client("admin") as client:
         answer = await client.post("/ai/deployments", json=body)
     return {"status": answer.status_code, **answer.json()}
+
+
+async def net(gateway: Running, db: Database, served: Served, folder: Path, *, replicas: int = 1) -> None:
+    """Seal 200 bars, and serve a model that predicts the next ones."""
+    await seal(db, BARS[:200])
+    await deploy(gateway, write_predictor(folder / "net.onnx", WIDTHS), replicas=replicas)
+    await served.start(db)
 
 
 def forecaster(db: Database, served: Served, log: CollectingLog | None = None) -> Forecaster:
@@ -238,9 +246,7 @@ async def test_history_begins_after_the_data_that_trained_the_model(
 async def test_an_answer_after_the_deadline_of_a_bar_is_not_stored(
     gateway: Running, seeded: Database, served: Served, tmp_path: Path
 ) -> None:
-    await seal(seeded, BARS[:200])
-    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
-    await served.start(seeded)
+    await net(gateway, seeded, served, tmp_path)
     log = CollectingLog()
     live = forecaster(seeded, served, log)
     await sealed(seeded, 199)
@@ -312,9 +318,7 @@ async def test_too_few_bars_give_no_row(gateway: Running, seeded: Database, serv
 async def test_a_bar_that_is_not_complete_is_not_predicted(
     gateway: Running, seeded: Database, served: Served, tmp_path: Path
 ) -> None:
-    await seal(seeded, BARS[:200])
-    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
-    await served.start(seeded)
+    await net(gateway, seeded, served, tmp_path)
     log = CollectingLog()
     live = forecaster(seeded, served, log)
     await seal(seeded, BARS[200:201], is_complete=False)
@@ -374,9 +378,7 @@ async def test_a_killed_process_gives_a_bar_one_row_once_it_is_back(
 async def test_a_request_that_a_process_does_not_answer_is_sent_again(
     gateway: Running, seeded: Database, served: Served, tmp_path: Path, fault: str
 ) -> None:
-    await seal(seeded, BARS[:200])
-    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
-    await served.start(seeded)
+    await net(gateway, seeded, served, tmp_path)
     live = forecaster(seeded, served)
     served.lost, served.is_busy = 2, fault == "busy"
     await sealed(seeded, 200)
@@ -387,9 +389,7 @@ async def test_a_request_that_a_process_does_not_answer_is_sent_again(
 async def test_a_replica_that_hangs_leaves_time_for_another(
     gateway: Running, seeded: Database, served: Served, tmp_path: Path
 ) -> None:
-    await seal(seeded, BARS[:200])
-    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS), replicas=2)
-    await served.start(seeded)
+    await net(gateway, seeded, served, tmp_path, replicas=2)
     served.hangs.add("inference:net:0")
     live = forecaster(seeded, served)
     await sealed(seeded, 200)
@@ -431,6 +431,37 @@ async def test_bars_that_trained_the_model_are_not_predicted(
     assert [row["time"] for row in await rows_of(seeded)] == [to_datetime(end_ns), to_datetime(end_ns + MINUTE_NS)]
 
 
+async def test_history_is_filled_by_the_live_version_alone(
+    gateway: Running, seeded: Database, served: Served, tmp_path: Path
+) -> None:
+    await seal(seeded, BARS[:200])
+    file = write_predictor(tmp_path / "net.onnx", WIDTHS)
+    await deploy(gateway, file)
+    await served.start(seeded)
+    store, processes = ForecastStore(seeded), ModelProcesses(seeded, served.call, RealClock())
+    first = await store.find("net", 1)
+    later: list[dict[str, Any]] = []
+
+    async def call(child: str, message: Message) -> Mapping[str, Any]:
+        answer = await served.call(child, message)
+        if not later:  # the features were wrong: the same file is deployed with others, while history is filled
+            later.append(await deploy(gateway, file, trained_to=iso(int(BARS.time_ns[50]))))
+        return answer
+
+    with pytest.raises(PeerError, match="version 1 of net is retired"):
+        await fill_history(seeded, ModelProcesses(seeded, call, RealClock()), first)
+    assert (served.asked, len(await rows_of(seeded))) == (1, 64)
+    with pytest.raises(InputError, match="version 1 of net is retired"):
+        await submit_history(seeded, await store.find("net", 1), by="me")
+    done = await fill_history(seeded, processes, await store.find("net", 2))
+    assert {row["version"] for row in await rows_of(seeded)} == {1, 2}
+    assert done["new"] == len(await rows_of(seeded)) - 64
+    async with gateway.client("admin") as client:
+        await client.delete("/ai/deployments/net")
+    with pytest.raises(PeerError, match="version 2 of net is retired"):
+        await processes.predict(await store.find("net", 2), parse_predictor(first.spec), [], AN_HOUR_S)
+
+
 async def test_history_of_a_model_without_a_process_fails_and_says_so(
     gateway: Running,
     seeded: Database,
@@ -462,9 +493,7 @@ async def test_a_model_is_deployed_with_the_job_of_its_history_or_not_at_all(
 async def test_a_model_that_predicts_writes_no_answers_and_no_vectors(
     gateway: Running, seeded: Database, served: Served, tmp_path: Path
 ) -> None:
-    await seal(seeded, BARS[:200])
-    await deploy(gateway, write_predictor(tmp_path / "net.onnx", WIDTHS))
-    await served.start(seeded)
+    await net(gateway, seeded, served, tmp_path)
     replicas = ModelReplicas(seeded, served.call, RealClock(), 1.0)
     assert (await replicas.serving(None), await replicas.deployed()) == (None, [])
     with pytest.raises(InputError, match="no model 'net'"):
@@ -734,8 +763,15 @@ async def test_commands_deploy_a_model_that_predicts(
     assert (code, "deployed, not evaluated here" in out) == (OK, True)
     code, out, _ = await fks("ai", "predict", "net")
     assert (code, "fills forecast:net by version 1" in out) == (OK, True)
-    jobs = await seeded.sql("SELECT kind, spec FROM jobs")
-    assert [(job["kind"], job["spec"]) for job in jobs] == [("predictions", {"model": "net", "version": 1})] * 2
+    other = write_predictor(tmp_path / "other.onnx", WIDTHS, seed=2)
+    for served in (other, file):
+        await fks("ai", "deploy", "net", "--file", str(served), "--predict", str(spec))
+    code, out, _ = await fks("ai", "predict", "net")
+    assert (code, "fills forecast:net by version 1" in out) == (OK, True), "the live version, not the newest"
+    code, _, err = await fks("ai", "predict", "net", "2")
+    assert (code, "version 2 of net is retired" in err) == (USAGE, True)
+    jobs = await seeded.sql("SELECT kind, spec FROM jobs WHERE spec->>'version' = '1'")
+    assert [(job["kind"], job["spec"]) for job in jobs] == [("predictions", {"model": "net", "version": 1})] * 4
     spec.write_text("{")
     code, _, err = await fks("ai", "deploy", "net", "--file", str(file), "--predict", str(spec))
     assert (code, "not JSON" in err) == (USAGE, True)
